@@ -1,0 +1,122 @@
+"""What a soup is judged on, and what a sweep trains on.
+
+A task knows how to build the model, how to feed it, and how to score what it says. `Task` is all
+that evaluation needs; `Trainable` adds what a sweep needs. Anything with these members will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from ladle.predictions import Labels, Metric
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Role = Literal["train", "held-out", "test", "shift"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One named set of labelled examples, and what it may be used for.
+
+    `held-out` is the only role that recipes look at; `test` and `shift` are measured after every
+    decision is made. `labels` is (N,) int64. `digest` changes when any example or label does.
+    """
+
+    name: str
+    role: Role
+    labels: Labels
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Advance = Callable[[int], None]
+"""Called with the number of examples just finished."""
+
+
+def no_progress(finished: int) -> None:
+    """An `Advance` that says nothing."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What evaluation needs of a task."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """The splits by name; exactly one has the role `held-out`, at most one `test`."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the same weights could give other logits: model, preprocessing."""
+        ...
+
+    def build(self) -> nn.Module:
+        """A model with the architecture of the ingredients, in eval mode, on the CPU."""
+        ...
+
+    def predict(
+        self,
+        model: nn.Module,
+        split: str,
+        *,
+        device: torch.device,
+        batch_size: int,
+        advance: Advance = no_progress,
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Logits (N, C) of `model`, already on `device`, for every example of `split` in order."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Task, Protocol):
+    """What a sweep needs beyond evaluation."""
+
+    @property
+    def head(self) -> str:
+        """Module path of the final linear layer, which the linear probe trains first."""
+        ...
+
+    def build(self, *, dropout: float | None = None) -> nn.Module:
+        """The pre-trained model; its head starts at zero. `dropout` None keeps the model's own."""
+        ...
+
+    def trainable(self, parameter: str) -> bool:
+        """Whether a fine-tuning may change the parameter of this name."""
+        ...
+
+    def batches(
+        self, *, batch_size: int, augmentation: float, generator: torch.Generator
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """One epoch of the training split in random order, as (inputs, labels) on the CPU.
+
+        `augmentation` goes from 0 (none) to 1 (the strongest this task offers).
+        """
+        ...
+
+    def logits(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Logits (B, C) for inputs from `batches`, moved to the model's device; differentiable.
+
+        Leaves the model in the mode (train or eval) it is in, but never updates BatchNorm
+        statistics or drops out activations of parts that are not trainable.
+        """
+        ...
+
+    def save(self, model: nn.Module, folder: Any) -> None:
+        """Write the model to an existing empty folder, in the format its own library loads."""
+        ...

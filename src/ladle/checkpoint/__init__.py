@@ -1,1 +1,17 @@
-""
+"""Checkpoints in any format, behind one protocol. Needs numpy alone, and torch for its files."""
+
+from ladle.checkpoint.base import Bytes, Checkpoint, Layout, TensorSpec
+from ladle.checkpoint.memory import MemoryCheckpoint
+from ladle.checkpoint.open import holds_weights, open_checkpoint
+from ladle.checkpoint.side_files import side_files
+
+__all__ = [
+    "Bytes",
+    "Checkpoint",
+    "Layout",
+    "MemoryCheckpoint",
+    "TensorSpec",
+    "holds_weights",
+    "open_checkpoint",
+    "side_files",
+]

@@ -1,1 +1,22 @@
-""
+"""Where soups meet data: the built-in evaluator, the user's own scorers, the store, the judge."""
+
+from ladle.evaluate.black_box import BlackBox, in_memory, on_disk, shell_command
+from ladle.evaluate.evaluator import Evaluator, find_device, held_out_split
+from ladle.evaluate.judge import MEAN_OF_SHIFTS, Contestant, contestant, ensemble_of, judge
+from ladle.evaluate.store import Store
+
+__all__ = [
+    "MEAN_OF_SHIFTS",
+    "BlackBox",
+    "Contestant",
+    "Evaluator",
+    "Store",
+    "contestant",
+    "ensemble_of",
+    "find_device",
+    "held_out_split",
+    "in_memory",
+    "judge",
+    "on_disk",
+    "shell_command",
+]

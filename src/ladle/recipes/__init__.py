@@ -1,1 +1,9 @@
-""
+"""Recipes: plain functions from a pool, and what they may look at, to a soup."""
+
+from ladle.recipes.best import best
+from ladle.recipes.greedy import greedy
+from ladle.recipes.uniform import uniform
+
+RECIPES = {"best": best, "greedy": greedy, "uniform": uniform}
+
+__all__ = ["RECIPES", "best", "greedy", "uniform"]

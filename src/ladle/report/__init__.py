@@ -1,1 +1,42 @@
-""
+"""One self-contained page about an output folder, from its records alone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ladle.report.collect import collect
+from ladle.report.page import page
+
+__all__ = ["render", "write_report"]
+
+
+def render(folder: Path) -> str:
+    """The page about an output folder, as one HTML text.
+
+    Raises `BadInput` when a record is missing, damaged or of another version.
+    """
+    return page(collect(folder))
+
+
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """The path of the written page: `report.html` in the folder unless `output` says otherwise.
+
+    The file appears whole or not at all; one that is there is replaced.
+    """
+    text = render(folder)
+    output = folder / "report.html" if output is None else output
+    # In the same folder, because a rename across file systems would be a copy.
+    handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output

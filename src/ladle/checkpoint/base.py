@@ -1,0 +1,95 @@
+"""A checkpoint: named tensors on disk, opened without being read, readable slice by slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ladle.checkpoint.dtypes import ITEMSIZE
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+"""A flat, writable, contiguous buffer."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Dtype, by torch's name, and shape of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEMSIZE[self.dtype]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a checkpoint by name, and the further names that share one of them.
+
+    `ties` maps an alias to the name it shares memory with; an alias is not in `tensors`.
+    """
+
+    tensors: Mapping[str, TensorSpec]
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        return sum(spec.numel for spec in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.tensors.values())
+
+
+class Checkpoint(Protocol):
+    """One state dict. Opening it has read names, dtypes and shapes, but no weights.
+
+    Instances hold no open file, so they can be pickled and used from any thread.
+    """
+
+    @property
+    def path(self) -> Path:
+        """What the user named: a file or a folder."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """In words, for people: `safetensors, 3 shards`."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the weights; empty for one that lives in memory."""
+        ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the header says beside the tensors."""
+        ...
+
+    def read_into(self, name: str, start: int, out: Bytes) -> None:
+        """Fill `out` with the little-endian bytes of the elements of `name` from `start` on.
+
+        Elements are counted in row-major order; `out` holds a whole number of them.
+        """
+        ...
+
+    def digest(self) -> str:
+        """The sha256 of the weights' file, or, for several, of their `sha256sum` lines."""
+        ...

@@ -1,0 +1,68 @@
+"""A state dict that is already in memory, seen as a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ladle.checkpoint.base import Bytes, Layout, TensorSpec
+from ladle.checkpoint.dtypes import ITEMSIZE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryCheckpoint:
+    """Tensors by name, as a checkpoint: see `Checkpoint`. `path` is only a name."""
+
+    path: Path
+    state: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def format(self) -> str:
+        return "in memory"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def layout(self) -> Layout:
+        tensors: dict[str, TensorSpec] = {}
+        ties: dict[str, str] = {}
+        seen: dict[object, str] = {}
+        for name, tensor in self.state.items():
+            place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            first = seen.setdefault(place, name)
+            if first != name and tensor.numel():
+                ties[name] = first
+            else:
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                tensors[name] = TensorSpec(dtype, tuple(tensor.shape))
+        return Layout(tensors, ties)
+
+    def read_into(self, name: str, start: int, out: Bytes) -> None:
+        import torch
+
+        tensor = self.state[name].detach()
+        count = out.nbytes // ITEMSIZE[str(tensor.dtype).removeprefix("torch.")]
+        flat = tensor.reshape(-1)[start : start + count].cpu().contiguous()
+        out[:] = flat.view(torch.uint8).numpy()
+
+    def digest(self) -> str:
+        """The sha256 of names, dtypes, shapes and values."""
+        digest = hashlib.sha256()
+        for name, spec in self.layout.tensors.items():
+            values = np.empty(spec.nbytes, np.uint8)
+            if spec.nbytes:
+                self.read_into(name, 0, values)
+            digest.update(f"{name} {spec}\n".encode())
+            digest.update(values.data)
+        return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""From a path to a checkpoint: the right reader, chosen by what is there."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ladle.checkpoint.base import Checkpoint
+from ladle.checkpoint.safetensors import read_safetensors
+from ladle.checkpoint.sharded import read_sharded
+from ladle.checkpoint.stored import StoredCheckpoint
+from ladle.checkpoint.torch_file import read_torch_file
+from ladle.errors import UnreadableCheckpoint
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+
+Reader = tuple[Callable[[Path], bool], Callable[[Path], StoredCheckpoint]]
+"""What a reader is: whether a file is its own, and how to open it."""
+
+
+def _is_torch_file(path: Path) -> bool:
+    return path.suffix in TORCH_SUFFIXES or zipfile.is_zipfile(path)
+
+
+READERS: tuple[Reader, ...] = (
+    (lambda path: path.name.endswith(".safetensors.index.json"), read_sharded),
+    (lambda path: path.suffix == ".safetensors", read_safetensors),
+    (_is_torch_file, read_torch_file),
+)
+"""Asked in this order; the first that knows the file opens it."""
+
+# In the order in which a folder's own libraries prefer them.
+_WEIGHTS = ("*.safetensors.index.json", "*.safetensors", "pytorch_model.bin")
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open one checkpoint: a file, an index of shards, or a folder with one of these.
+
+    Raises:
+        UnreadableCheckpoint: there is none, or more than one, or it is damaged.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return replace(_open_file(weights_in(path)), path=path)
+        if not path.exists():
+            raise UnreadableCheckpoint(f"{path} does not exist; check the path")
+        if path.stat().st_size == 0:
+            raise UnreadableCheckpoint(f"{path} is empty; copy or save it again")
+        return _open_file(path)
+    except PermissionError as error:
+        raise UnreadableCheckpoint(
+            f"{path} may not be read; change its permissions ({error.strerror})"
+        ) from error
+
+
+def _open_file(path: Path) -> StoredCheckpoint:
+    for knows, read in READERS:
+        if knows(path):
+            return read(path)
+    raise UnreadableCheckpoint(
+        f"{path} is no checkpoint that ladle reads: give a .safetensors file, an index of shards, "
+        f"a file of torch.save ({', '.join(TORCH_SUFFIXES)}) or a model folder"
+    )
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder is a checkpoint: some weights file lies directly in it."""
+    return any(next(folder.glob(pattern), None) is not None for pattern in _WEIGHTS)
+
+
+def weights_in(folder: Path) -> Path:
+    """The one file of `folder` to open."""
+    for pattern in _WEIGHTS:
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnreadableCheckpoint(
+                f"{folder} holds several weights files ({', '.join(f.name for f in found[:4])}"
+                f"{', ...' if len(found) > 4 else ''}); name the ones you mean"
+            )
+    raise UnreadableCheckpoint(
+        f"{folder} holds no weights (looked for {', '.join(_WEIGHTS)}); name a checkpoint"
+    )

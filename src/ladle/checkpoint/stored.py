@@ -1,0 +1,94 @@
+"""Checkpoints whose tensors lie as plain bytes somewhere in files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladle.checkpoint.base import Bytes, Layout
+from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.errors import UnreadableCheckpoint
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a tensor's bytes are. `strides`, in elements, only where not row-major."""
+
+    file: Path
+    offset: int
+    strides: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint in one or more files, whatever their format: see `Checkpoint`."""
+
+    path: Path
+    format: str
+    files: tuple[Path, ...]
+    layout: Layout
+    regions: Mapping[str, Region]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def read_into(self, name: str, start: int, out: Bytes) -> None:
+        region = self.regions[name]
+        spec = self.layout.tensors[name]
+        itemsize = ITEMSIZE[spec.dtype]
+        if region.strides is not None:
+            out[:] = _gather(
+                region, region.strides, spec.shape, itemsize, start, out.nbytes // itemsize
+            )
+            return
+        # No mapping of the file: it may be replaced or cut while we read, which would be a
+        # crash, and its pages would count as ours.
+        with region.file.open("rb", buffering=0) as file:
+            file.seek(region.offset + start * itemsize)
+            view, done = out.data, 0
+            while done < out.nbytes:
+                count = file.readinto(view[done:])
+                if not count:
+                    raise UnreadableCheckpoint(
+                        f"{region.file} ended in the middle of tensor {name!r}; "
+                        "it was cut or replaced while being read, so copy it again"
+                    )
+                done += count
+
+    def digest(self) -> str:
+        sums = [(_sha256(file), file.name) for file in self.files]
+        if len(sums) == 1:
+            return sums[0][0]
+        lines = "".join(f"{digest}  {name}\n" for digest, name in sums)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _gather(
+    region: Region,
+    strides: tuple[int, ...],
+    shape: tuple[int, ...],
+    itemsize: int,
+    start: int,
+    count: int,
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Elements `start..start+count`, in row-major order, of a tensor stored in another order."""
+    span = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    unsigned = np.dtype(f"<u{itemsize}")
+    mapped = np.memmap(region.file, dtype=unsigned, mode="r", offset=region.offset, shape=(span,))
+    strided = np.lib.stride_tricks.as_strided(
+        mapped, shape, tuple(s * itemsize for s in strides), writeable=False
+    )
+    # `.flat` copies the slice alone, where reshape would copy the tensor.
+    return np.ascontiguousarray(strided.flat[start : start + count]).view(np.uint8)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()

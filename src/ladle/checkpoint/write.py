@@ -1,0 +1,141 @@
+"""Files of weights that are laid out first and filled slice by slice, in any order."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ladle.checkpoint.base import Bytes, Layout, TensorSpec
+from ladle.checkpoint.dtypes import ITEMSIZE, SAFETENSORS_NAME
+
+
+class FileSink:
+    """Tensors' places in open files; `write` may be called from any thread."""
+
+    def __init__(self, layout: Layout, places: Mapping[str, tuple[int, int]]) -> None:
+        """`places` maps each name to a file descriptor and the offset of its first byte."""
+        self._layout = layout
+        self._places = places
+        self._lock = threading.Lock()
+
+    def write(self, name: str, start: int, values: Bytes) -> None:
+        descriptor, offset = self._places[name]
+        offset += start * ITEMSIZE[self._layout.tensors[name].dtype]
+        view = values.data
+        while view.nbytes:
+            count = self._write_at(descriptor, view, offset)
+            offset, view = offset + count, view[count:]
+
+    def _write_at(self, descriptor: int, view: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(descriptor, view, offset)
+        with self._lock:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.write(descriptor, view)
+
+
+@contextmanager
+def safetensors_files(
+    folder: Path, layout: Layout, metadata: Mapping[str, str], *, max_shard_bytes: int
+) -> Iterator[FileSink]:
+    """`model.safetensors` in `folder`, or shards and their index where it would be too large."""
+    shards = _shards(layout, max_shard_bytes)
+    names = (
+        ["model.safetensors"]
+        if len(shards) == 1
+        else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    )
+    with ExitStack() as stack:
+        places: dict[str, tuple[int, int]] = {}
+        for name, shard in zip(names, shards, strict=True):
+            places |= stack.enter_context(_safetensors(folder / name, shard, metadata))
+        yield FileSink(layout, places)
+    if len(shards) > 1:
+        weight_map = {
+            tensor: name
+            for name, shard in zip(names, shards, strict=True)
+            for tensor in shard.tensors
+        }
+        index = {"metadata": {"total_size": layout.nbytes}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text, "utf-8")
+
+
+@contextmanager
+def safetensors_file(path: Path, layout: Layout, metadata: Mapping[str, str]) -> Iterator[FileSink]:
+    """One safetensors file."""
+    with _safetensors(path, layout, metadata) as places:
+        yield FileSink(layout, places)
+
+
+@contextmanager
+def torch_file(path: Path, layout: Layout) -> Iterator[FileSink]:
+    """A state dict as `torch.save` writes it, with ties kept.
+
+    The zip's checksums of the tensors stay unset, as with `torch.serialization.set_crc32_options`;
+    torch does not look at them, `unzip -t` does.
+    """
+    import torch
+
+    # Never touched, so these tensors take address space but no memory.
+    state = {
+        name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
+        for name, spec in layout.tensors.items()
+    }
+    state |= {alias: state[kept] for alias, kept in layout.ties.items()}
+    with torch.serialization.skip_data():
+        torch.save(state, path)
+    del state
+    opened = torch.load(path, map_location="meta", weights_only=True)
+    with path.open("r+b", buffering=0) as file:
+        yield FileSink(
+            layout,
+            {
+                name: (file.fileno(), opened[name].untyped_storage()._checkpoint_offset)
+                for name in layout.tensors
+            },
+        )
+
+
+@contextmanager
+def _safetensors(
+    path: Path, layout: Layout, metadata: Mapping[str, str]
+) -> Iterator[dict[str, tuple[int, int]]]:
+    # Wide dtypes first, then by name: aligned, as the library does, and the same for every pool.
+    names = sorted(layout.tensors, key=lambda name: (-ITEMSIZE[layout.tensors[name].dtype], name))
+    ties = {alias: kept for alias, kept in layout.ties.items() if kept in layout.tensors}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **ties, **metadata}}
+    offsets: dict[str, int] = {}
+    end = 0
+    for name in names:
+        spec = layout.tensors[name]
+        offsets[name] = end
+        header[name] = {
+            "dtype": SAFETENSORS_NAME[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [end, end := end + spec.nbytes],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb", buffering=0) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        yield {name: (file.fileno(), 8 + len(text) + at) for name, at in offsets.items()}
+
+
+def _shards(layout: Layout, max_shard_bytes: int) -> list[Layout]:
+    """The layout cut into pieces of at most `max_shard_bytes`, or of one larger tensor."""
+    shards: list[dict[str, TensorSpec]] = [{}]
+    filled = 0
+    for name in sorted(layout.tensors):
+        spec = layout.tensors[name]
+        if shards[-1] and filled + spec.nbytes > max_shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = spec
+        filled += spec.nbytes
+    return [Layout(tensors, layout.ties) for tensors in shards]

@@ -1,0 +1,168 @@
+"""Scoring by the user's own command or function: the evaluation that ladle knows nothing of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ladle.errors import BadInput, ScoringFailed
+from ladle.evaluate.store import Store
+from ladle.soup import Soup
+from ladle.soup.output import FILE_SUFFIXES, WriteOptions, write_file, write_folder
+from ladle.soup.record import record
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Mode = Literal["max", "min"]
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\b(?:nan|inf)\b", re.IGNORECASE)
+
+
+Ask = Callable[[Soup], object]
+"""Asks a scorer about a soup: a number comes back, or a mapping of metrics."""
+
+
+class BlackBox:
+    """`Soup -> float` by asking a scorer, higher is better; the store answers first."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        *,
+        identity: str,
+        store: Store | None = None,
+        metric: str | None = None,
+        mode: Mode = "max",
+    ) -> None:
+        """`identity` names the scorer in the store: another one is asked anew."""
+        self._ask = ask
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._metric = metric
+        self._store = store or Store(None)
+        self._identity = hashlib.sha256(f"{identity}\n{metric}".encode()).hexdigest()
+
+    def __call__(self, soup: Soup) -> float:
+        value = self._store.score(soup.digest, self._identity)
+        if value is None:
+            value = number_in(self._ask(soup), self._metric)
+            self._store.keep_score(soup.digest, self._identity, value)
+        return self._sign * value
+
+
+def on_disk(score: Callable[[Path], object], workspace: Path) -> Ask:
+    """Ask a scorer of paths.
+
+    A single ingredient is scored where it lies. Any other soup is written into `workspace` for as
+    long as the scoring takes, the way the ingredients are: as a folder with side files, or a file.
+    """
+
+    def ask(soup: Soup) -> object:
+        source = soup.pool[0].checkpoint.path
+        if len(soup.pool) == 1 and source.exists():
+            return score(source)
+        shutil.rmtree(workspace, ignore_errors=True)
+        workspace.mkdir(parents=True)
+        try:
+            if source.is_dir():
+                write_folder(soup, workspace, WriteOptions())
+                return score(workspace)
+            suffix = source.suffix if source.suffix in FILE_SUFFIXES else ".safetensors"
+            candidate = workspace / f"candidate{suffix}"
+            write_file(soup, candidate, WriteOptions(), record(soup))
+            return score(candidate)
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+    return ask
+
+
+def in_memory(score: Callable[[nn.Module], object], build: Callable[[], nn.Module]) -> Ask:
+    """Ask a scorer of live modules: the model is built once and refilled in place."""
+    live: list[nn.Module] = []
+
+    def ask(soup: Soup) -> object:
+        if not live:
+            live.append(build())
+        return score(soup.load_into(live[0]).eval())
+
+    return ask
+
+
+def number_in(answer: object, metric: str | None) -> float:
+    """The score in what a scorer gave: a number, or a mapping with `metric` (or with one entry).
+
+    Raises:
+        ScoringFailed: there is none.
+    """
+    if isinstance(answer, Mapping):
+        if metric is None and len(answer) == 1:
+            return number_in(next(iter(answer.values())), None)
+        if metric is None:
+            raise ScoringFailed(
+                f"the evaluation gave {', '.join(map(str, answer))}; say which with --metric"
+            )
+        if metric not in answer:
+            raise ScoringFailed(
+                f"the evaluation gave {', '.join(map(str, answer))}, but no {metric!r}; "
+                "change --metric"
+            )
+        return number_in(answer[metric], None)
+    try:
+        return float(answer)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ScoringFailed(
+            f"the evaluation gave {answer!r}, which is no number; return a float or a mapping"
+        ) from None
+
+
+def shell_command(command: str) -> Callable[[Path], object]:
+    """A scorer that runs a shell command and reads the last number, or JSON object, it prints.
+
+    `{model}` stands for the candidate's path.
+
+    Raises:
+        BadInput: the command does not say where the model goes.
+        ScoringFailed: (when called) it exits with an error or prints no number.
+    """
+    if "{model}" not in command:
+        raise BadInput("--score: put {model} where the path of the candidate goes")
+
+    def score(path: Path) -> object:
+        line = command.replace("{model}", shlex.quote(str(path)))
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 -- the user's own command line
+        if done.returncode != 0:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no output"]
+            raise ScoringFailed(f"{line} exited with {done.returncode}: {last[0]}")
+        return last_answer(done.stdout, line)
+
+    return score
+
+
+def last_answer(printed: str, command: str) -> object:
+    """The last line's JSON object, or the last number in the text."""
+    for line in reversed(printed.strip().splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+        break
+    try:
+        whole = json.loads(printed)
+    except ValueError:
+        whole = None
+    if isinstance(whole, dict):
+        return whole
+    numbers = _NUMBER.findall(printed)
+    if not numbers:
+        raise ScoringFailed(f"{command} printed no number; print the score last")
+    return float(numbers[-1])
+

@@ -1,0 +1,132 @@
+"""The built-in evaluator: where a soup meets data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from ladle.errors import BadInput, BadTask
+from ladle.evaluate.store import Store
+from ladle.predictions import Array, Predictions
+from ladle.soup import Soup
+from ladle.tasks import Advance, Split, Task, no_progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Watch = Callable[[str, int], AbstractContextManager[Advance]]
+"""Opens a progress display for a text and a number of examples."""
+
+
+def _unwatched(text: str, examples: int) -> AbstractContextManager[Advance]:
+    return nullcontext(no_progress)
+
+
+class Evaluator:
+    """`Soup -> float` on a task's held-out split, higher is better; and predictions on any split.
+
+    The model is built once and its weights are replaced in place by the streamed merge. What is in
+    the store is never computed again.
+
+    Example:
+        >>> evaluate = ladle.Evaluator(ladle.load_task("task.toml"))
+        >>> soup = ladle.greedy(ladle.open("runs/*"), evaluate)
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        store: Store | None = None,
+        device: str = "auto",
+        batch_size: int = 64,
+        watch: Watch = _unwatched,
+    ) -> None:
+        """
+        Raises:
+            BadTask: the task has no held-out split, or more than one.
+            BadInput: there is no such device.
+        """
+        self.task = task
+        self.held_out = held_out_split(task)
+        self.store = store or Store(None)
+        self._device_name = device
+        self._batch_size = batch_size
+        self._watch = watch
+        self._live: tuple[nn.Module, torch.device] | None = None
+        self._loaded: str | None = None
+
+    def __call__(self, soup: Soup) -> float:
+        metric = self.task.metric
+        return metric.sign * metric(self.predict(soup, self.held_out.name))
+
+    def predict(self, soup: Soup, split: str) -> Predictions:
+        """What the soup says about a split, from the store or from the model.
+
+        Raises:
+            BadTask: the task has no such split, or gives logits that are not one row per example.
+            LayoutMismatch: the soup does not fit into the task's model.
+        """
+        if split not in self.task.splits:
+            raise BadTask(
+                f"task {self.task.name!r} has no split {split!r}; it has "
+                + ", ".join(self.task.splits)
+            )
+        examples = self.task.splits[split]
+        key = (soup.digest, self.task.digest, examples.digest)
+        logits = self.store.logits(*key)
+        if logits is None:
+            logits = self._run(soup, examples)
+            self.store.keep_logits(*key, logits)
+        return Predictions(split, logits, examples.labels)
+
+    def _run(self, soup: Soup, split: Split) -> Array:
+        import torch
+
+        if self._live is None:
+            device = find_device(self._device_name)
+            self._live = (self.task.build().to(device).eval(), device)
+        model, device = self._live
+        if self._loaded != soup.digest:
+            self._loaded = None
+            soup.load_into(model)
+            self._loaded = soup.digest
+        text = f"{' + '.join(soup.members)} on {split.name}"
+        with self._watch(text, len(split)) as advance, torch.inference_mode():
+            logits = self.task.predict(
+                model, split.name, device=device, batch_size=self._batch_size, advance=advance
+            )
+        if logits.ndim != 2 or len(logits) != len(split):
+            raise BadTask(
+                f"task {self.task.name!r} gave logits of shape {list(logits.shape)} for the "
+                f"{len(split)} examples of {split.name!r}; one row per example is needed"
+            )
+        return logits
+
+
+def held_out_split(task: Task) -> Split:
+    """The one split that recipes may look at."""
+    found = [split for split in task.splits.values() if split.role == "held-out"]
+    if len(found) != 1:
+        raise BadTask(
+            f"task {task.name!r} has {len(found)} held-out splits; choosing needs exactly one"
+        )
+    return found[0]
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; `auto` takes an accelerator if there is one.
+
+    Raises:
+        BadInput: this machine has no such device.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind, found in there.items() if found), "cpu"))
+    if not there.get(name, True):
+        raise BadInput(f"--device {name}: PyTorch finds none here; use --device cpu")
+    return torch.device(name)

@@ -1,0 +1,101 @@
+"""Judging: every model on every split, beside the honest baselines, with what is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ladle.evaluate.evaluator import Evaluator
+from ladle.predictions import Comparison, Predictions, compare, ensemble, interval
+from ladle.soup import Soup
+from ladle.tasks import Split, Task
+
+Kind = Literal["base", "single", "soup", "ensemble"]
+
+MEAN_OF_SHIFTS = "mean of shifts"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model to judge: where its predictions come from, and how it is called."""
+
+    name: str
+    kind: Kind
+    members: tuple[str, ...]
+    predict: Callable[[str], Predictions]
+
+
+def contestant(name: str, kind: Kind, soup: Soup, evaluator: Evaluator) -> Contestant:
+    """A single model or a soup."""
+    return Contestant(name, kind, soup.members, lambda split: evaluator.predict(soup, split))
+
+
+def ensemble_of(name: str, soups: Sequence[Soup], evaluator: Evaluator) -> Contestant:
+    """The mean of the logits of several models: as good as it gets, at their total cost."""
+    return Contestant(
+        name,
+        "ensemble",
+        tuple(member for soup in soups for member in soup.members),
+        lambda split: ensemble([evaluator.predict(soup, split) for soup in soups]),
+    )
+
+
+def judge(
+    task: Task,
+    contestants: Iterable[Contestant],
+    *,
+    splits: Sequence[Split],
+    versus: Contestant | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows of `evaluations.jsonl`: each contestant on each split, and on the mean of the shifts.
+
+    Soups and ensembles are compared with `versus`, the best single, on every split that played no
+    part in choosing.
+    """
+    rows: list[dict[str, Any]] = []
+    shifts = [split for split in splits if split.role == "shift"]
+    groups = [(split.name, split.role, [split]) for split in splits]
+    if len(shifts) > 1:
+        groups.append((MEAN_OF_SHIFTS, "mean-shift", shifts))
+    for one in contestants:
+        for name, role, members in groups:
+            ours = [task.metric.per_example(one.predict(split.name)) for split in members]
+            found = interval(ours, seed=seed)
+            comparison: dict[str, Any] | None = None
+            if versus and one.kind in ("soup", "ensemble") and role != "held-out":
+                theirs = [task.metric.per_example(versus.predict(s.name)) for s in members]
+                result = compare(
+                    ours, theirs, higher_is_better=task.metric.higher_is_better, seed=seed
+                )
+                comparison = _comparison(versus, result)
+            rows.append(
+                {
+                    "model": one.name,
+                    "kind": one.kind,
+                    "members": list(one.members),
+                    "split": name,
+                    "role": role,
+                    "metric": task.metric.name,
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "n": found.n,
+                    "versus": comparison,
+                }
+            )
+    return rows
+
+
+def _comparison(versus: Contestant, found: Comparison) -> dict[str, Any]:
+    return {
+        "model": versus.name,
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "wins": found.wins,
+        "losses": found.losses,
+        "p": found.p,
+        "verdict": found.verdict,
+    }

@@ -1,0 +1,55 @@
+"""The user's own Python, named as FILE:NAME. The only place where ladle runs code it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from ladle.errors import BadInput
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` looks like FILE.py:NAME."""
+    file, _, name = text.rpartition(":")
+    return file.endswith(".py") and name.isidentifier()
+
+
+def load_attribute(reference: str) -> Any:
+    """The object NAME of FILE.py, whose folder is importable while the file runs.
+
+    Raises:
+        BadInput: the file is missing, does not run, or has no such name.
+    """
+    file, _, name = reference.rpartition(":")
+    path = Path(file)
+    if not is_reference(reference):
+        raise BadInput(f"{reference!r} is not of the form FILE.py:NAME")
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist; {reference!r} should name a Python file")
+    # One module per file, so that two references to it share their state.
+    module_name = f"ladle_foreign_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise BadInput(f"{path} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        sys.path.insert(0, str(path.resolve().parent))
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise BadInput(f"{path} does not run: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise BadInput(f"{path} has no {name!r}; name a function or object that it defines")
+    return getattr(module, name)
+
+
+def fingerprint(reference: str) -> str:
+    """Changes when the file does."""
+    file, _, name = reference.rpartition(":")
+    return f"{name} {hashlib.sha256(Path(file).read_bytes()).hexdigest()}"

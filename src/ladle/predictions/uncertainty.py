@@ -1,0 +1,140 @@
+"""How much of a number is noise: intervals, and paired tests of "A is better than B"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ladle.errors import MissingExtra
+
+Verdict = Literal["better", "worse", "no difference that this set can show"]
+
+CONFIDENCE = 0.95
+_RESAMPLES = 2000
+_FLIPS = 9999
+
+PerExample = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval; `low` and `high` are None where n = 1 leaves it open."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours minus theirs on the same examples, in the metric's own direction.
+
+    `wins` and `losses` count the examples on which ours, or theirs, is better. `p` is two-sided.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    wins: int
+    losses: int
+    p: float
+    verdict: Verdict
+
+
+def interval(splits: Sequence[PerExample], *, seed: int = 0) -> Interval:
+    """The plain mean over splits of the mean over examples, with a percentile bootstrap interval.
+
+    `splits` is one (N,) array per split; several give the interval of an averaged score, each
+    split resampled on its own.
+    """
+    value = float(np.mean([np.mean(split) for split in splits]))
+    n = sum(len(split) for split in splits)
+    if min(len(split) for split in splits) < 2:
+        return Interval(value, None, None, n)
+    low, high = _bootstrap(splits, seed)
+    return Interval(value, low, high, n)
+
+
+def compare(
+    ours: Sequence[PerExample],
+    theirs: Sequence[PerExample],
+    *,
+    higher_is_better: bool = True,
+    seed: int = 0,
+) -> Comparison:
+    """Paired comparison of two models on the same examples.
+
+    One split of hits and misses gets the exact McNemar test; averages over splits, and other
+    metrics, a permutation test that flips the sign of each example's difference.
+
+    Raises:
+        ValueError: the two were not measured on the same examples.
+    """
+    if [len(split) for split in ours] != [len(split) for split in theirs]:
+        raise ValueError("two models can only be compared on the same examples")
+    differences = [np.asarray(a - b) for a, b in zip(ours, theirs, strict=True)]
+    found = interval(differences, seed=seed)
+    sign = 1.0 if higher_is_better else -1.0
+    wins = sum(int((sign * d > 0).sum()) for d in differences)
+    losses = sum(int((sign * d < 0).sum()) for d in differences)
+    hits_and_misses = all(np.isin(split, (0.0, 1.0)).all() for split in (*ours, *theirs))
+    p = mcnemar(wins, losses) if len(ours) == 1 and hits_and_misses else _flip(differences, seed)
+    verdict: Verdict = "no difference that this set can show"
+    if p < 1 - CONFIDENCE:
+        verdict = "better" if sign * found.value > 0 else "worse"
+    return Comparison(found.value, found.low, found.high, wins, losses, p, verdict)
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided exact McNemar test: were the examples that only one got right won by chance?"""
+    if wins + losses == 0:
+        return 1.0
+    return float(_stats().binomtest(wins, wins + losses, 0.5).pvalue)
+
+
+def _bootstrap(splits: Sequence[PerExample], seed: int) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    means = np.zeros(_RESAMPLES)
+    for split in splits:
+        values, counts = np.unique(split, return_counts=True)
+        if len(values) <= 3:
+            # Resampling hits and misses is drawing how many of each, which is much quicker.
+            drawn = generator.multinomial(len(split), counts / len(split), size=_RESAMPLES)
+            means += drawn @ values / len(split)
+        else:
+            for i in range(_RESAMPLES):
+                means[i] += split[generator.integers(0, len(split), len(split))].mean()
+    low, high = np.quantile(
+        means / len(splits), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest"
+    )
+    return float(low), float(high)
+
+
+def _flip(differences: Sequence[PerExample], seed: int) -> float:
+    weighted = np.concatenate([d / len(d) for d in differences])
+    weighted = weighted[weighted != 0]
+    if not len(weighted):
+        return 1.0
+    result = _stats().permutation_test(
+        (weighted,),
+        np.sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_FLIPS,
+        batch=500,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise MissingExtra("scipy", "text") from error
+    return stats

@@ -1,0 +1,59 @@
+"""Tasting candidates: what every recipe that looks at scores has in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from ladle.errors import BadScore
+from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, uniform_soup
+
+
+class Map(Protocol):
+    """The builtin `map`, or anything that gives the same results in the same order."""
+
+    def __call__(
+        self, work: Callable[[Soup], float], items: Iterable[Soup], /
+    ) -> Iterable[float]: ...
+
+
+def one_by_one(work: Callable[[Soup], float], items: Iterable[Soup], /) -> Iterator[float]:
+    """The builtin `map`."""
+    return map(work, items)
+
+
+def finite(score: float) -> float | None:
+    """The score, or None for one that says nothing: NaN or infinity."""
+    return score if math.isfinite(score) else None
+
+
+def taste_singles(
+    pool: Pool, evaluate: Evaluate, *, map: Map = one_by_one, integers: Policy = "equal"
+) -> tuple[list[Tasting], list[int]]:
+    """Score every ingredient alone.
+
+    Returns one tasting per ingredient, in the pool's order, none kept yet; and the indices of
+    those with a finite score, best first. Equal scores keep the pool's order.
+
+    Raises:
+        BadScore: no ingredient has a finite score.
+    """
+    singles = [uniform_soup(pool.subset([i]), integers=integers) for i in range(len(pool))]
+    scores = [finite(score) for score in map(evaluate, singles)]
+    tastings = [
+        Tasting(
+            candidate=one.name,
+            members=(one.name,),
+            score=score,
+            kept=False,
+            reason="alone" if score is not None else "rejected: its score is not finite",
+        )
+        for one, score in zip(pool, scores, strict=True)
+    ]
+    ranked = [i for i, score in enumerate(scores) if score is not None]
+    if not ranked:
+        raise BadScore(
+            f"none of the {len(pool)} ingredients has a finite score; check the evaluation"
+        )
+    return tastings, sorted(ranked, key=lambda i: -(scores[i] or 0.0))

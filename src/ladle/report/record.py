@@ -1,0 +1,110 @@
+"""What is written down about one soup, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["base", "single", "soup", "ensemble"]
+Verdict = Literal["better", "worse", "no difference that this set can show"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the scores are. `percent` is true for accuracies between 0 and 1."""
+
+    name: str
+    higher_is_better: bool
+    percent: bool
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.higher_is_better else -1.0
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A checkpoint; `weight` is its share of the soup, None in the pool or when it has no one."""
+
+    name: str
+    path: str
+    sha256: str
+    nbytes: int | None
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class Tasting:
+    """One candidate tried on the held-out set. `score` is the recipe's: higher is better."""
+
+    candidate: str
+    members: tuple[str, ...]
+    score: float | None
+    kept: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Versus:
+    """The paired comparison with the best single model; `difference` is this minus that."""
+
+    model: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    wins: int | None
+    losses: int | None
+    p: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model measured on one split, in the metric's own direction."""
+
+    model: str
+    kind: Kind
+    members: tuple[str, ...]
+    split: str
+    role: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    versus: Versus | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set and what it was for: `held-out`, `test` or `shift`."""
+
+    name: str
+    role: str
+    n: int | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is written down about one soup. Texts come from files: escape before showing."""
+
+    ladle: str
+    command: str
+    created: str
+    recipe: str
+    options: dict[str, str]
+    merge: str
+    merge_options: dict[str, str]
+    ingredients: tuple[Ingredient, ...]
+    pool: tuple[Ingredient, ...]
+    tastings: tuple[Tasting, ...]
+    metric: Metric | None
+    task: str
+    task_digest: str
+    splits: tuple[Split, ...]
+    seed: int | None
+    versions: dict[str, str]
+    evaluations: tuple[Evaluation, ...]
+    other_metrics: tuple[str, ...]
+    """Names of metrics that `evaluations.jsonl` holds beside the one that chose."""

@@ -1,0 +1,179 @@
+"""Numbers and sentences: what a record says, in plain English. Text, not yet escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ladle.report.record import Metric, Record, Versus
+from ladle.report.table import Cell, Column, Row, Table, soup_name
+
+MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NARROW NO-BREAK SPACE}"
+_NO_DIFFERENCE = "no difference that this set can show"
+
+
+def score(value: float, metric: Metric, digits: int = 1) -> str:
+    """`81.9 %` for an accuracy, else four significant digits."""
+    if metric.percent:
+        return f"{100 * value:.{digits}f}{NO_BREAK}%".replace("-", MINUS)
+    return plain(value)
+
+
+def plain(value: float) -> str:
+    """Four significant digits, large numbers whole."""
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}".replace("-", MINUS)
+    return f"{value:#.4g}".rstrip(".").replace("-", MINUS)
+
+
+def distance(difference: float, metric: Metric) -> str:
+    """The size of a difference: `0.7 points`; two digits more where one would hide it."""
+    if not metric.percent:
+        return plain(abs(difference))
+    points = 100 * abs(difference)
+    digits = 1 if points >= 0.05 else 3 if points < 0.005 else 2
+    return f"{points:.{digits}f} points"
+
+
+def signed(difference: float, metric: Metric) -> str:
+    sign = "+" if difference > 0 else MINUS if difference < 0 else "±"
+    return sign + distance(difference, metric)
+
+
+def probability(versus: Versus) -> str:
+    """`exact McNemar p = 0.03`; without counts of examples won and lost it is just `p = 0.03`."""
+    if versus.p is None:
+        return ""
+    test = "exact McNemar " if versus.wins is not None and versus.losses is not None else ""
+    return test + ("p < 0.001" if versus.p < 0.001 else f"p = {versus.p:.2g}")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def title(record: Record) -> str:
+    """`Greedy soup of 5 of 8 models`."""
+    name = soup_name(record)
+    kept = len({ingredient.name for ingredient in record.ingredients})
+    offered = len(record.pool)
+    of = f"{kept} of {count(offered, 'model')}" if offered > kept else count(kept, "model")
+    return f"{name[:1].upper()}{name[1:]} of {of}"
+
+
+def verdict(record: Record, table: Table) -> list[str]:
+    """What came out, in one to three sentences: test first, then the shifts, then what is not
+    known. Says better, worse or no difference only where the record does."""
+    if record.metric is None:
+        return [
+            f"This is the {_lower(title(record))}. Nothing was evaluated when it was made, so "
+            "whether it is better than its ingredients is not known."
+        ]
+    chosen, best, metric = table.chosen, table.of("best"), record.metric
+    if chosen is None:
+        return [
+            f"The {_lower(title(record))} was not evaluated itself; below is what was measured."
+        ]
+    sentences = []
+    measured = [c for c in table.role("test") + table.role("held-out") if c.name in chosen.cells]
+    if measured:
+        sentences.append(_first(record, metric, chosen, best, measured[0]))
+        if measured[0].role == "held-out":
+            sentences.append(
+                "The soup was chosen on this held-out data, so the number is optimistic; "
+                "it was not measured on test data."
+            )
+    shifts = [column for column in table.role("shift") if column.name in chosen.cells]
+    if shifts:
+        sentences.append(_shifts(chosen, best, shifts, metric))
+    elif any(column.role == "test" for column in measured):
+        sentences.append("It was not measured under distribution shift.")
+    return sentences or [f"The {_lower(title(record))} has no finite score."]
+
+
+def _first(record: Record, metric: Metric, chosen: Row, best: Row | None, column: Column) -> str:
+    cell = chosen.cells[column.name]
+    what = "" if metric.percent else f" ({metric.name}{_direction(metric)})"
+    kept_best = best is not None and chosen.members == best.members
+    subject = f"The {_lower(title(record))}"
+    if kept_best and best is not None:
+        subject += f" is the best single model ({best.model}) itself; it"
+    sentence = f"{subject} scores {score(cell.value, metric)}{what} on {column.name}"
+    size = f"n = {column.n:,}" if column.n else ""
+    if kept_best or best is None:
+        return f"{sentence}, {size}." if size else f"{sentence}."
+    gap = _gap(cell, best.cells.get(column.name), metric)
+    against = f"the best single model ({best.model})"
+    sentence += f", {gap} {against}" if gap else f", compared with {against}"
+    if cell.versus is None:
+        return f"{sentence}{', ' + size if size else ''}; the difference was not tested."
+    evidence = [part for part in (probability(cell.versus), size) if part]
+    return f"{sentence}: {', '.join([cell.versus.verdict, *evidence])}."
+
+
+def _shifts(chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Metric) -> str:
+    alone = best is None or chosen.members == best.members
+    if len(shifts) == 1:
+        cell = chosen.cells[shifts[0].name]
+        gap = "" if best is None else _gap(cell, best.cells.get(shifts[0].name), metric)
+        start = f"On the shift {shifts[0].name} it scores {score(cell.value, metric)}"
+    else:
+        start = f"Over the {len(shifts)} shifts"
+        gap = ""
+        if chosen.mean is not None:
+            start += f" its mean is {score(chosen.mean, metric)}"
+            other = None if best is None or best.mean is None else Cell(best.mean)
+            gap = _gap(Cell(chosen.mean), other, metric)
+    if alone:
+        return f"{start}."
+    if gap:
+        start += f", {gap} the best single model"
+    groups = []
+    for name in ("better", "worse", _NO_DIFFERENCE):
+        same = [_evidence(c, chosen) for c in shifts if _verdict_of(chosen.cells[c.name]) == name]
+        if same:
+            shown = name if len(same) == 1 else name.replace("this set", "these sets")
+            groups.append(f"{shown} on {listed(same)}")
+    untested = [c.name for c in shifts if chosen.cells[c.name].versus is None]
+    if untested:
+        groups.append(f"not tested on {listed(untested)}")
+    joint = "; " if any("," in group or " and " in group for group in groups) else ", "
+    return f"{start}: {joint.join(groups)}."
+
+
+def _evidence(column: Column, row: Row) -> str:
+    versus = row.cells[column.name].versus
+    p = probability(versus).replace("exact McNemar ", "") if versus else ""
+    size = f"n = {column.n:,}" if column.n else ""
+    inside = ", ".join(part for part in (p, size) if part)
+    return f"{column.name} ({inside})" if inside else column.name
+
+
+def _verdict_of(cell: Cell) -> str:
+    return cell.versus.verdict if cell.versus else ""
+
+
+def _gap(cell: Cell, other: Cell | None, metric: Metric) -> str:
+    """`0.7 points above`, from the two scores, or from the comparison when one is missing."""
+    if other is not None:
+        difference: float | None = cell.value - other.value
+    else:
+        difference = cell.versus.difference if cell.versus else None
+    if difference is None:
+        return ""
+    if abs(difference) < 1e-12:
+        return "the same as"
+    return f"{distance(difference, metric)} {'above' if difference > 0 else 'below'}"
+
+
+def _direction(metric: Metric) -> str:
+    return "" if metric.higher_is_better else ", lower is better"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

@@ -1,0 +1,93 @@
+"""Soups in memory: into the parameters of a live module, or into a new state dict."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ladle.checkpoint import Bytes, Layout
+from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.errors import LayoutMismatch
+
+
+class StateDictSink:
+    """Collects a state dict on the CPU."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.state: dict[str, Tensor] = {
+            name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
+            for name, spec in layout.tensors.items()
+        }
+        self.state |= {alias: self.state[kept] for alias, kept in layout.ties.items()}
+
+    def write(self, name: str, start: int, values: Bytes) -> None:
+        numbers = _tensor(values, self._layout.tensors[name].dtype)
+        self.state[name].view(-1)[start : start + len(numbers)] = numbers
+
+
+class ModuleSink:
+    """Replaces the tensors of a module in place; `finish` completes it."""
+
+    def __init__(self, model: nn.Module, layout: Layout) -> None:
+        """
+        Raises:
+            LayoutMismatch: names or shapes differ; all differences are named.
+        """
+        self._layout = layout
+        self._state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        self._staged: dict[str, Tensor] = {}
+        self._lock = threading.Lock()
+        _check(self._state, layout, type(model).__name__)
+
+    def write(self, name: str, start: int, values: Bytes) -> None:
+        numbers = _tensor(values, self._layout.tensors[name].dtype)
+        target = self._state[name]
+        if not target.is_contiguous():
+            with self._lock:
+                # Channels-last weights are not in row-major order: gather, then copy at the end.
+                if name not in self._staged:
+                    self._staged[name] = torch.empty(target.shape, dtype=numbers.dtype)
+                target = self._staged[name]
+        target.view(-1)[start : start + len(numbers)].copy_(numbers)
+
+    def finish(self) -> None:
+        for name, values in self._staged.items():
+            self._state[name].copy_(values)
+        self._staged.clear()
+        for alias, kept in self._layout.ties.items():
+            if (
+                alias in self._state
+                and self._state[alias].data_ptr() != self._state[kept].data_ptr()
+            ):
+                self._state[alias].copy_(self._state[kept])
+
+
+def _tensor(values: Bytes, dtype: str) -> Tensor:
+    kind: Any = getattr(torch, dtype)
+    if values.nbytes == ITEMSIZE[dtype] == 1:
+        return torch.from_numpy(values).view(kind)
+    return torch.frombuffer(values.data, dtype=kind)
+
+
+def _check(state: dict[str, Tensor], layout: Layout, model: str) -> None:
+    known = layout.tensors.keys() | layout.ties.keys()
+    # A tied name that the file leaves out is filled through the tensor it shares.
+    filled = {state[name].data_ptr() for name in known if name in state and state[name].numel()}
+    lines = [
+        f"the soup lacks {name}"
+        for name, tensor in state.items()
+        if name not in known and not (tensor.numel() and tensor.data_ptr() in filled)
+    ]
+    lines += [f"the model lacks {name}" for name in layout.tensors if name not in state]
+    lines += [
+        f"{name} has shape {list(spec.shape)} in the soup, {list(state[name].shape)} in the model"
+        for name, spec in layout.tensors.items()
+        if name in state and tuple(state[name].shape) != spec.shape
+    ]
+    if lines:
+        shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
+        raise LayoutMismatch(f"the soup does not fit into {model}: {shown}")

@@ -1,0 +1,137 @@
+"""Writing soups: a model folder, or one file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladle.checkpoint import side_files
+from ladle.checkpoint.write import FileSink, safetensors_file, safetensors_files, torch_file
+from ladle.errors import BadInput
+from ladle.files import check_room, new_file, part_of, publish_folder, refuse_existing
+from ladle.merge import with_dtype
+from ladle.soup.card import model_card
+from ladle.soup.record import provenance, record
+from ladle.soup.soup import Soup
+
+Advance = Callable[[int], None]
+
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
+"""An output with one of these is one file; any other is a folder."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes."""
+
+    dtype: str | None = None
+    max_shard_bytes: int = 5_000_000_000
+
+
+def is_file_output(output: Path) -> bool:
+    return output.suffix in FILE_SUFFIXES
+
+
+def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> None:
+    """Check that writing `output` loses nothing, before any work is done.
+
+    Raises:
+        OutputExists: it exists, and may not be replaced.
+        BadInput: it is, holds, or lies in one of the ingredients.
+    """
+    place = output.resolve()
+    for path in soup_paths:
+        source = path.resolve()
+        if (
+            place == source
+            or place in source.parents
+            or (path.is_dir() and source in place.parents)
+        ):
+            raise BadInput(
+                f"the output {output} and the ingredient {path} would mix; name another --output"
+            )
+    refuse_existing(output, overwrite=overwrite)
+
+
+def save(
+    soup: Soup,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    options: WriteOptions | None = None,
+    command: str | None = None,
+    advance: Advance = lambda nbytes: None,
+) -> Path:
+    """Write a soup that nobody evaluated: see `Soup.save`."""
+    options = options or WriteOptions()
+    check_output([one.checkpoint.path for one in soup.pool], output, overwrite=overwrite)
+    kept = record(soup, command=command)
+    if is_file_output(output):
+        write_file(soup, output, options, kept, advance=advance)
+        return output
+    part = part_of(output)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        names = write_folder(soup, part, options, advance=advance)
+        write_json(part / "soup.json", kept)
+        (part / "README.md").write_text(model_card(output.name, kept, side_files=names), "utf-8")
+        publish_folder(output)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return output
+
+
+def write_file(
+    soup: Soup,
+    output: Path,
+    options: WriteOptions,
+    kept: Mapping[str, Any],
+    *,
+    advance: Advance = lambda nbytes: None,
+) -> None:
+    """One weights file, and its record beside it as `<file>.json`."""
+    layout = with_dtype(soup.pool.layout, options.dtype)
+    with new_file(output, nbytes=layout.nbytes) as part:
+        writing: AbstractContextManager[FileSink]
+        if output.suffix == ".safetensors":
+            writing = safetensors_file(part, layout, {"ladle": provenance(soup)})
+        else:
+            writing = torch_file(part, layout)
+        with writing as sink:
+            soup.stream_into(sink, dtype=options.dtype, advance=advance)
+    with new_file(output.with_name(output.name + ".json")) as part:
+        write_json(part, kept)
+
+
+def write_folder(
+    soup: Soup,
+    folder: Path,
+    options: WriteOptions,
+    *,
+    advance: Advance = lambda nbytes: None,
+) -> list[str]:
+    """Weights and side files into an existing folder; returns the names of the side files."""
+    layout = with_dtype(soup.pool.layout, options.dtype)
+    copies = side_files(soup.pool[0].checkpoint)
+    check_room(folder, layout.nbytes + sum(file.stat().st_size for file in copies.values()))
+    for name, file in copies.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    metadata = {"ladle": provenance(soup)}
+    with safetensors_files(
+        folder, layout, metadata, max_shard_bytes=options.max_shard_bytes
+    ) as sink:
+        soup.stream_into(sink, dtype=options.dtype, advance=advance)
+    return sorted(copies)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

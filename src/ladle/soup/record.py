@@ -1,0 +1,103 @@
+"""What is kept of a soup: `soup.json`, and the provenance inside the weights' header."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ladle.soup.pool import Ingredient
+from ladle.soup.soup import Soup
+
+VERSION = 1
+"""Of the format of `soup.json`."""
+
+
+def record(
+    soup: Soup,
+    *,
+    command: str | None = None,
+    offered: tuple[Ingredient, ...] = (),
+    evaluation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`soup.json`: everything that is known about how the soup came about.
+
+    `offered` are all the ingredients there were to choose from; `evaluation` adds what the
+    evaluator knows (task, metric, splits, seed).
+    """
+    from ladle import __version__
+
+    return {
+        "version": VERSION,
+        "ladle": __version__,
+        "command": command,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "recipe": {"name": soup.recipe, "options": dict(soup.options)},
+        "merge": soup.merge.record(),
+        "integers": soup.integers,
+        "ingredients": [
+            {**_ingredient(one), "weight": weight}
+            for one, weight in zip(soup.pool, soup.weights, strict=True)
+        ],
+        "pool": [_ingredient(one) for one in offered or soup.pool],
+        "tastings": [
+            {
+                "candidate": tasting.candidate,
+                "members": list(tasting.members),
+                "score": tasting.score,
+                "kept": tasting.kept,
+                "reason": tasting.reason,
+            }
+            for tasting in soup.tastings
+        ],
+        "metric": None,
+        "task": None,
+        "splits": {},
+        "seed": None,
+        **(evaluation or {}),
+        "versions": _versions(),
+    }
+
+
+def provenance(soup: Soup) -> str:
+    """The family tree for the weights' header, as JSON.
+
+    Contents alone: no name, path or time, so that the same soup is the same file everywhere. An
+    ingredient that is a soup itself brings its own tree.
+    """
+    rows = []
+    for one, weight in sorted(
+        zip(soup.pool, soup.weights, strict=True), key=lambda row: (row[0].digest, row[1])
+    ):
+        row: dict[str, Any] = {"sha256": one.digest, "weight": weight}
+        parents = one.checkpoint.metadata.get("ladle")
+        if parents is not None:
+            row["soup"] = _parsed(parents)
+        rows.append(row)
+    return json.dumps({"version": VERSION, "ingredients": rows}, sort_keys=True)
+
+
+def _ingredient(one: Ingredient) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "path": str(one.checkpoint.path),
+        "sha256": one.digest,
+        "bytes": one.checkpoint.layout.nbytes,
+    }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _versions() -> dict[str, str]:
+    # Only what is loaded: asking a library for its version must not import it.
+    libraries = ("numpy", "torch", "transformers", "timm", "torchvision")
+    found = {name: sys.modules[name].__version__ for name in libraries if name in sys.modules}
+    return {"python": platform.python_version(), **{k: str(v) for k, v in found.items()}}

@@ -1,0 +1,156 @@
+"""A soup: a decision, not weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ladle.merge import (
+    Ingredients,
+    Merge,
+    Policy,
+    Sink,
+    mean,
+    stream,
+    with_dtype,
+    without_weightless,
+)
+from ladle.soup.pool import Pool
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Tasting:
+    """One thing that a recipe tried: a candidate, what was in the pot with it, and the verdict.
+
+    `score` is higher-is-better, or None where there was none; `members` includes the candidate.
+    """
+
+    candidate: str
+    members: tuple[str, ...]
+    score: float | None
+    kept: bool
+    reason: str
+
+    def __str__(self) -> str:
+        score = "no score" if self.score is None else f"{self.score:.4f}"
+        return f"{score:>9} {'+' if self.kept else ' '} {self.candidate}  {self.reason}"
+
+
+@dataclass(frozen=True)
+class Soup:
+    """Ingredients, how they are merged, and every tasting that led there.
+
+    No weight is read until the soup is written, loaded or asked for its tensors, and then they are
+    computed in slices; the same ingredients and merge give the same bytes every time, whatever the
+    order of the ingredients.
+    """
+
+    pool: Pool
+    merge: Merge
+    recipe: str = "uniform"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tastings: tuple[Tasting, ...] = ()
+    integers: Policy = "equal"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the ingredients."""
+        return tuple(one.name for one in self.pool)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The share of each ingredient."""
+        return self.merge.weights_of()
+
+    @property
+    def digest(self) -> str:
+        """Equal for soups with the same weights: ingredients by content, merge, policy."""
+        return _digest(self._in_fixed_order().content())
+
+    def content(self) -> dict[str, Any]:
+        """What the weights depend on, and nothing else, as JSON."""
+        return {
+            "ingredients": list(self.pool.digests),
+            "merge": self.merge.record(),
+            "integers": self.integers,
+            "dtypes": _digest({n: s.dtype for n, s in self.pool.layout.tensors.items()}),
+        }
+
+    def stream_into(
+        self, sink: Sink, *, dtype: str | None = None, advance: Advance = lambda nbytes: None
+    ) -> None:
+        """Compute the weights into `sink`, in the ingredients' dtypes or in `dtype`.
+
+        Raises:
+            NonFiniteTensor: an ingredient holds NaN or infinity, or a result overflows its dtype.
+            LayoutMismatch: integer tensors differ and no policy was given.
+        """
+        soup = self._in_fixed_order()
+        ingredients, merge = without_weightless(
+            Ingredients([one.checkpoint for one in soup.pool], soup.members), soup.merge
+        )
+        layout = with_dtype(soup.pool.layout, dtype)
+        stream(ingredients, merge, layout, sink, integers=self.integers, advance=advance)
+
+    def load_into(self, model: nn.Module) -> nn.Module:
+        """Replace the weights of `model` in place, on whatever device they are; returns it.
+
+        Raises:
+            LayoutMismatch: the model's tensors are not the soup's.
+        """
+        from ladle.soup.live import ModuleSink
+
+        sink = ModuleSink(model, self.pool.layout)
+        self.stream_into(sink)
+        sink.finish()
+        return model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights in memory, tied tensors sharing theirs."""
+        from ladle.soup.live import StateDictSink
+
+        sink = StateDictSink(self.pool.layout)
+        self.stream_into(sink)
+        return sink.state
+
+    def save(self, output: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the soup: a folder, or one file if `output` ends in .safetensors, .pt or .pth.
+
+        It appears complete or not at all; see `ladle.soup.output` for what is written.
+
+        Raises:
+            OutputExists: `output` exists and `overwrite` is False.
+            NoSpace: the disk has too little room.
+        """
+        from ladle.soup.output import save
+
+        return save(self, Path(output), overwrite=overwrite)
+
+    def _in_fixed_order(self) -> Soup:
+        # By content, so that not even the last bit of an inexact sum depends on the order given.
+        weights = self.weights
+        digests = self.pool.digests
+        order = sorted(range(len(self.pool)), key=lambda i: (digests[i], weights[i]))
+        return replace(self, pool=self.pool.subset(order), merge=self.merge.for_order(order))
+
+
+Evaluate = Callable[[Soup], float]
+"""Scores a soup on held-out data; higher is better, always."""
+
+
+def uniform_soup(pool: Pool, *, integers: Policy = "equal") -> Soup:
+    """The mean of all ingredients of `pool` (paper, section 2)."""
+    return Soup(pool, mean(len(pool)), integers=integers)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,401 @@
+"""Text classification with any encoder that transformers can load from a folder."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ladle.errors import BadInput, BadTask, MissingExtra
+from ladle.predictions import Array, Metric, accuracy
+from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.text_files import read_texts
+from ladle.tasks.text_tokens import PackedTokens, pad, without_some
+from ladle.tasks.text_trunk import Cut
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["TextClassification", "Texts", "read_texts"]
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
+# One head, and one start for parts that the pre-trained file lacks, in every process.
+_INITIAL_SEED = 0
+
+
+class Texts(NamedTuple):
+    """Labelled texts and what they may be used for; labels count from 0."""
+
+    role: Role
+    texts: Sequence[str]
+    labels: Sequence[int]
+
+
+class TextClassification:
+    """A `Trainable` task: one label per text, from a model folder of the transformers library.
+
+    `model` is a folder with config.json, a tokenizer and pre-trained weights; nothing is ever
+    downloaded, and code in the folder is never run. A folder without a classification head is
+    fine: the head is made, and starts at zero whether or not the folder has one.
+
+    `freeze` keeps the embeddings and that many lower encoder layers as they are; 0 trains
+    everything. What the frozen part says about a split is computed once and kept in memory
+    (4 bytes x hidden size per token), which makes training and evaluation faster; a model whose
+    frozen tensors are not bit for bit those of the folder is evaluated in full.
+
+    `space` is what a sweep draws from, written as in a TOML file; None for the sweep's own.
+
+    Raises:
+        BadTask: for wrong labels, splits or folders, with what to do about it.
+        MissingExtra: without transformers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str | Path,
+        splits: Mapping[str, tuple[Role, Sequence[str], Sequence[int]]],
+        *,
+        label_names: Sequence[str],
+        metric: Metric = accuracy,
+        max_length: int = 128,
+        freeze: int = 0,
+        space: Mapping[str, object] | None = None,
+    ) -> None:
+        self.name = name
+        self.metric = metric
+        self.max_length = max_length
+        self.freeze = freeze
+        self.label_names = tuple(label_names)
+        self.space = space
+        self._folder = Path(model)
+        if not (self._folder / "config.json").is_file():
+            raise BadTask(f"{model} holds no config.json; give the folder of a transformers model")
+        if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
+            raise BadTask(f"task {name} needs at least two different label names")
+        if max_length < 3 or freeze < 0:
+            raise BadTask(
+                f"max_length = {max_length} and freeze = {freeze} cannot be used in task {name}; "
+                f"max_length starts at 3 tokens, freeze at 0 layers"
+            )
+        examples = {key: Texts(*value) for key, value in splits.items()}
+        _check_splits(name, examples, len(self.label_names))
+        self._texts = {key: tuple(value.texts) for key, value in examples.items()}
+        self.splits: Mapping[str, Split] = {
+            key: Split(key, role, np.array(labels, np.int64), _digest_of(texts, labels))
+            for key, (role, texts, labels) in examples.items()
+        }
+        # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H).
+        self._tokens: dict[str, PackedTokens] = {}
+        self._states: dict[str, Tensor] = {}
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over model, tokenizer and the settings that logits depend on."""
+        total = hashlib.sha256()
+        settings = [1, self.max_length, self.freeze, self.label_names]
+        total.update(json.dumps(settings).encode())
+        weights = next(filter(None, (sorted(self._folder.glob(p)) for p in _WEIGHTS)), [])
+        tokenizer = sorted({file for p in _TOKENIZER for file in self._folder.glob(p)})
+        for path in (self._folder / "config.json", *tokenizer, *weights):
+            with path.open("rb") as file:
+                total.update(f"{path.name} {_file_digest(file)}\n".encode())
+        return total.hexdigest()
+
+    @cached_property
+    def head(self) -> str:
+        """Module path of the final linear layer."""
+        return _head_of(self._base, len(self.label_names))
+
+    def build(self, *, dropout: float | None = None) -> nn.Module:
+        """The pre-trained model with a head of zeros, in eval mode, float32, on the CPU.
+
+        `dropout` is put in the place of every dropout rate in the model's config.
+        """
+        if dropout is None:
+            return copy.deepcopy(self._base)  # type: ignore[no-any-return]
+        config = self._config
+        for key, value in config.to_dict().items():
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, dropout)
+        with torch.random.fork_rng(devices=[]):
+            model = _transformers().AutoModelForSequenceClassification.from_config(config)
+        model.load_state_dict(self._base.state_dict())
+        return model.float().eval()  # type: ignore[no-any-return]
+
+    def trainable(self, parameter: str) -> bool:
+        return self._cut is None or not self._cut.below(parameter)
+
+    def predict(
+        self,
+        model: nn.Module,
+        split: str,
+        *,
+        device: torch.device,
+        batch_size: int,
+        advance: Advance = no_progress,
+    ) -> Array:
+        """Logits (N, C) of `model`, which is put in eval mode, in the order of the split."""
+        tokens = self._tokens_of(split)
+        states = self._states_of(split) if self._has_our_trunk(model) else None
+        logits = torch.empty(len(tokens), len(self.label_names))
+        model.eval()
+        with torch.inference_mode():
+            for batch in tokens.by_length(batch_size):
+                inputs = self._inputs(tokens, states, [tokens.rows(i) for i in batch.tolist()])
+                logits[batch] = self._logits(model, inputs, device).float().cpu()
+                advance(len(batch))
+        return logits.numpy()
+
+    def batches(
+        self, *, batch_size: int, augmentation: float, generator: torch.Generator
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """One epoch of the training split; augmentation drops up to 30 % of the tokens.
+
+        Texts of like length share a batch. With frozen layers, the inputs are what these say, so
+        they suit only models whose frozen tensors are the folder's, as those of `build` are.
+        """
+        split = next((s for s in self.splits.values() if s.role == "train"), None)
+        if split is None:
+            raise BadTask(f"task {self.name} has no split with the role train; add one")
+        labels = torch.from_numpy(split.labels)
+        tokens = self._tokens_of(split.name)
+        states = self._states_of(split.name) if self.freeze else None
+        for batch in tokens.shuffled(batch_size, generator):
+            rows = [tokens.rows(i) for i in batch.tolist()]
+            if augmentation:
+                rows = [without_some(those, augmentation, generator) for those in rows]
+            yield self._inputs(tokens, states, rows), labels[batch]
+
+    def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self._logits(model, inputs, next(model.parameters()).device)
+
+    def save(self, model: nn.Module, folder: str | Path) -> None:
+        """Write model and tokenizer, as AutoModelForSequenceClassification.from_pretrained reads."""
+        with _quiet():
+            model.save_pretrained(folder)  # type: ignore[operator]
+            self._tokenizer.save_pretrained(folder)
+
+    def _logits(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device
+    ) -> Tensor:
+        if "inputs_embeds" in inputs:
+            assert self._cut is not None
+            model = self._cut.upper(model)
+        moved = {key: value.to(device) for key, value in inputs.items()}
+        return model(**moved).logits  # type: ignore[no-any-return]
+
+    def _inputs(
+        self, tokens: PackedTokens, states: Tensor | None, rows: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        index, mask = pad(rows, left=self._tokenizer.padding_side == "left")
+        if states is not None:
+            return {"inputs_embeds": states[index], "attention_mask": mask}
+        ids = tokens.ids[index].where(mask.bool(), self._tokenizer.pad_token_id)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    @cached_property
+    def _cut(self) -> Cut | None:
+        return Cut.of(self._base, self.freeze) if self.freeze else None
+
+    @cached_property
+    def _base(self) -> Any:
+        model = _classifier(self._folder, self._config)
+        head = model.get_submodule(_head_of(model, len(self.label_names)))
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+        return model
+
+    @property
+    def _config(self) -> Any:
+        """The folder's config, with our labels in it; a new one at each call."""
+        with _reading(self._folder):
+            config = _transformers().AutoConfig.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
+        config.id2label = dict(enumerate(self.label_names))
+        config.label2id = {name: number for number, name in enumerate(self.label_names)}
+        config.problem_type = "single_label_classification"
+        return config
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        with _reading(self._folder):
+            tokenizer = _transformers().AutoTokenizer.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
+        if tokenizer.pad_token_id is None:
+            raise BadTask(
+                f"the tokenizer in {self._folder} has no padding token; name one in its "
+                f"tokenizer_config.json as pad_token"
+            )
+        return tokenizer
+
+    def _tokens_of(self, split: str) -> PackedTokens:
+        if split not in self._tokens:
+            if split not in self._texts:
+                raise BadInput(
+                    f"task {self.name} has no split {split!r}; it has {', '.join(self._texts)}"
+                )
+            ids = self._tokenizer(
+                list(self._texts[split]), truncation=True, max_length=self.max_length
+            )["input_ids"]
+            self._tokens[split] = PackedTokens.of(ids)
+        return self._tokens[split]
+
+    @torch.no_grad()
+    def _states_of(self, split: str) -> Tensor:
+        """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids."""
+        if split not in self._states:
+            assert self._cut is not None
+            tokens = self._tokens_of(split)
+            if not self._states:
+                first = self._inputs(tokens, None, [tokens.rows(i) for i in range(len(tokens))[:4]])
+                self._cut.check(self._base, first["input_ids"], first["attention_mask"])
+            lower = self._cut.lower(self._base)
+            states = torch.empty(len(tokens.ids), self._base.config.hidden_size)
+            for batch in tokens.by_length(64):
+                rows = [tokens.rows(i) for i in batch.tolist()]
+                inputs = self._inputs(tokens, None, rows)
+                output = lower(**inputs).last_hidden_state
+                states[torch.cat(rows)] = output[inputs["attention_mask"].bool()]
+            self._states[split] = states
+        return self._states[split]
+
+    def _has_our_trunk(self, model: nn.Module) -> bool:
+        """Whether the frozen tensors of a model are bit for bit those of the folder."""
+        if self._cut is None:
+            return False
+        theirs = dict(model.named_parameters())
+        return all(
+            name in theirs
+            and theirs[name].dtype == ours.dtype
+            and torch.equal(theirs[name].detach().cpu(), ours)
+            for name, ours in self._base.named_parameters()
+            if self._cut.below(name)
+        )
+
+
+def _head_of(model: Any, labels: int) -> str:
+    """Path of the last linear layer after the encoder; BadTask if none gives one number a label."""
+    base = f"{model.base_model_prefix}."
+    paths = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == labels
+        and not path.startswith(base)
+    ]
+    if not paths:
+        raise BadTask(
+            f"a {type(model).__name__} does not end in a linear layer; use another architecture"
+        )
+    return paths[-1]
+
+
+def _check_splits(name: str, splits: Mapping[str, Texts], labels: int) -> None:
+    for key, split in splits.items():
+        where = f"split {key!r} of task {name}"
+        if split.role not in get_args(Role):
+            raise BadTask(
+                f"{where} has the role {split.role!r}; the roles are {', '.join(get_args(Role))}"
+            )
+        if not split.texts:
+            raise BadTask(f"{where} is empty; give it examples or leave it out")
+        if len(split.texts) != len(split.labels):
+            raise BadTask(
+                f"{where} has {len(split.texts)} texts and {len(split.labels)} labels; "
+                f"give one label per text"
+            )
+        wrong = next((i for i, label in enumerate(split.labels) if not 0 <= label < labels), None)
+        if wrong is not None:
+            raise BadTask(
+                f"{where} has the label {split.labels[wrong]} at example {wrong}; labels go from "
+                f"0 to {labels - 1}, one per label name"
+            )
+    roles = [split.role for split in splits.values()]
+    for role, least in (("held-out", 1), ("train", 0), ("test", 0)):
+        if not least <= roles.count(role) <= 1:  # type: ignore[arg-type]
+            raise BadTask(
+                f"task {name} has {roles.count(role)} splits with the role {role}; "  # type: ignore[arg-type]
+                f"give {'exactly' if least else 'at most'} one"
+            )
+
+
+def _digest_of(texts: Sequence[str], labels: Sequence[int]) -> str:
+    content = json.dumps([list(texts), [int(label) for label in labels]])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _file_digest(file: Any) -> str:
+    total = hashlib.sha256()
+    while block := file.read(1 << 20):
+        total.update(block)
+    return total.hexdigest()
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtra("transformers", "text") from None
+    return transformers  # type: ignore[no-any-return]
+
+
+def _classifier(folder: Path, config: Any) -> Any:
+    """The pre-trained model in `folder`; parts that it lacks are drawn from a fixed seed."""
+    auto = _transformers().AutoModelForSequenceClassification
+    with _reading(folder), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_INITIAL_SEED)
+        model = auto.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+        )
+    return model.float().eval()
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadTask(f"transformers cannot read {folder}: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting what is expected here: that the head is new."""
+    logging = _transformers().utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

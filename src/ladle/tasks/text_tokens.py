@@ -1,0 +1,76 @@
+"""Texts as rows of tokens, packed end to end without padding, and batches cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# The share of tokens that the strongest augmentation leaves out.
+_STRONGEST_DROP = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTokens:
+    """The tokens of N texts.
+
+    `ids` is (T,) int64; `starts` is (N + 1,) int64: text i is ids[starts[i]:starts[i + 1]].
+    """
+
+    ids: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]]) -> PackedTokens:
+        lengths = torch.tensor([0, *map(len, texts)])
+        return cls(torch.tensor([token for ids in texts for token in ids]), lengths.cumsum(0))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.starts.diff()
+
+    def rows(self, example: int) -> Tensor:
+        """Which rows of `ids` (and of anything packed alike) are this text's."""
+        return torch.arange(int(self.starts[example]), int(self.starts[example + 1]))
+
+    def by_length(self, batch_size: int) -> list[Tensor]:
+        """All examples, shortest first, in batches: as little padding as can be."""
+        return list(self.lengths.argsort(stable=True).split(batch_size))
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+        """All examples in random order, in batches of like length.
+
+        Sorted by length within random groups of 16 batches, which halves the padding and so the
+        time; then the batches are shuffled.
+        """
+        batches: list[Tensor] = []
+        for group in torch.randperm(len(self), generator=generator).split(16 * batch_size):
+            batches += group[self.lengths[group].argsort(stable=True)].split(batch_size)
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def without_some(rows: Tensor, augmentation: float, generator: torch.Generator) -> Tensor:
+    """The rows of one text, some at random left out; never the first and the last."""
+    keep = torch.rand(len(rows), generator=generator) >= _STRONGEST_DROP * augmentation
+    keep[0] = keep[-1] = True
+    return rows[keep]
+
+
+def pad(rows: Sequence[Tensor], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Rows of several texts as one (B, L) index, and the (B, L) mask of what is not padding.
+
+    Padding points at row 0, so that the index can be used as it is; the mask tells it apart.
+    """
+    longest = max(map(len, rows))
+    index = torch.zeros(len(rows), longest, dtype=torch.int64)
+    mask = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, those in enumerate(rows):
+        here = slice(longest - len(those), None) if left else slice(len(those))
+        index[i, here] = those
+        mask[i, here] = 1
+    return index, mask

@@ -1,0 +1,297 @@
+"""Image classification: models of timm, torchvision or your own, on arrays or folders of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from ladle.errors import BadInput, BadTask
+from ladle.predictions import Array, Metric, accuracy
+from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.vision_models import Architecture, Builder
+from ladle.tasks.vision_pictures import (
+    Images,
+    Pictures,
+    Preprocessing,
+    digest_of_examples,
+    digest_of_file,
+    read_image_folder,
+)
+
+__all__ = ["Builder", "Examples", "ImageClassification", "Images", "read_image_folder"]
+
+
+class Examples(NamedTuple):
+    """Labelled images and what they may be used for; labels count from 0."""
+
+    role: Role
+    images: Images
+    labels: npt.ArrayLike
+
+
+class ImageClassification:
+    """A `Trainable` task: one label per image.
+
+    `model` is `timm:NAME`, `torchvision:NAME` or a function that builds it; nothing is ever
+    downloaded. `weights` is the file of the pre-trained model (.safetensors, or .pt and .pth,
+    which are read without running code); `rename` maps its keys to the model's. Its head is taken
+    when the shape fits, otherwise the head starts at zero.
+
+    `final_layer` is the module path of the head when the library does not know it. `image_size`
+    (pixels) and `crop` (part of the shorter side that is seen, 0..1) are the model's own unless
+    given; so are mean, standard deviation and interpolation. `workers` is the number of processes
+    that read image files. `space` is what a sweep draws from, written as in a TOML file; None for
+    the sweep's own.
+
+    Raises:
+        BadTask: for wrong labels, splits, models or weights, with what to do about it.
+        BadInput: for an image that cannot be read, when it is read.
+        MissingExtra: without timm or torchvision.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str | Builder,
+        splits: Mapping[str, tuple[Role, Images, npt.ArrayLike]],
+        *,
+        label_names: Sequence[str],
+        weights: str | Path | None = None,
+        rename: Callable[[str], str] = str,
+        final_layer: str | None = None,
+        image_size: int | None = None,
+        crop: float | None = None,
+        workers: int = 0,
+        metric: Metric = accuracy,
+        space: Mapping[str, object] | None = None,
+    ) -> None:
+        self.name = name
+        self.metric = metric
+        self.label_names = tuple(label_names)
+        self.space = space
+        self._examples = {key: Examples(*value) for key, value in splits.items()}
+        self._architecture = Architecture(model, len(self.label_names), final_layer, image_size)
+        self._weights = None if weights is None else Path(weights)
+        self._rename = rename
+        self._crop = crop
+        self._workers = workers
+        if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
+            raise BadTask(f"task {name} needs at least two different label names")
+        if (image_size is not None and image_size < 1) or (crop is not None and not 0 < crop <= 1):
+            raise BadTask(
+                f"image_size = {image_size} and crop = {crop} cannot be used in task {name}; "
+                "image_size starts at 1 pixel, crop lies above 0 and up to 1"
+            )
+        _check_splits(name, self._examples, len(self.label_names))
+
+    @cached_property
+    def splits(self) -> Mapping[str, Split]:
+        """The splits by name; the first look reads every byte of the images, for the digests."""
+        splits = {}
+        for key, (role, images, given) in self._examples.items():
+            labels = np.asarray(given, dtype=np.int64)
+            splits[key] = Split(key, role, labels, digest_of_examples(images, labels))
+        return splits
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to an image before the model sees it."""
+        config = self._architecture.data_config
+        return Preprocessing(
+            size=self._architecture.image_size or int(config["input_size"][-1]),
+            crop=self._crop or float(config["crop_pct"]),
+            interpolation=str(config["interpolation"]),
+            mean=tuple(map(float, config["mean"])),
+            std=tuple(map(float, config["std"])),
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 over model, weights file, preprocessing and label names.
+
+        Of a function that builds the model, the file it is written in counts, not its imports.
+        """
+        total = hashlib.sha256(self._architecture.identity)
+        total.update(repr((self.preprocessing, self.label_names)).encode())
+        if self._weights is not None:
+            total.update(digest_of_file(self._weights))
+        return total.hexdigest()
+
+    @property
+    def head(self) -> str:
+        """Module path of the final linear layer."""
+        return self._architecture.head
+
+    def build(self, *, dropout: float | None = None) -> nn.Module:
+        """The pre-trained model in eval mode; its head is zero unless it came with the weights."""
+        return self._architecture.build(dropout, self._weights, self._rename)
+
+    def trainable(self, parameter: str) -> bool:
+        """True: everything is fine-tuned, the scale and shift of BatchNorm too."""
+        return True
+
+    def batches(
+        self, *, batch_size: int, augmentation: float, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of (images, labels) in random order; the last batch may be smaller.
+
+        `augmentation` above 0 applies two random operations of RandAugment to each image; their
+        strength grows with it. They follow from `generator`, however many workers there are.
+        """
+        if not 0 <= augmentation <= 1:
+            raise BadInput(f"augmentation is {augmentation}; give a number from 0 to 1")
+        training = [part for part in self._examples.values() if part.role == "train"]
+        if not training:
+            raise BadTask(f"task {self.name} has no train split; give one split the role train")
+        labels = torch.from_numpy(np.asarray(training[0].labels, dtype=np.int64))
+        order = torch.randperm(len(labels), generator=generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        pictures = Pictures(training[0].images, self.preprocessing.resize(), augmentation, seed)
+        for chosen, images in self._in_batches(pictures, order, batch_size):
+            yield images, labels[chosen]
+
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits (B, C) for images from `batches`; differentiable.
+
+        On a CPU the model's weights are laid out channels-last in memory, from the first call on.
+        """
+        if next(model.parameters()).device.type == "cpu":
+            # Nearly halves the time of a training step, and is free once done.
+            model.to(memory_format=torch.channels_last)
+        # The running statistics stay those of the base. All fine-tunings share them, so averaged
+        # weights do not meet averaged statistics that each belong to other weights; and a step
+        # does not depend on the size of its batch. Scale and shift still train.
+        normalising = (layer for layer in model.modules() if isinstance(layer, _BatchNorm))
+        with _in_eval_mode(normalising):
+            return _forward(model, inputs)
+
+    def predict(
+        self,
+        model: nn.Module,
+        split: str,
+        *,
+        device: torch.device,
+        batch_size: int,
+        advance: Advance = no_progress,
+    ) -> Array:
+        """Logits (N, C), float32, of every image of `split` in order, in eval mode."""
+        if split not in self._examples:
+            raise BadInput(
+                f"task {self.name} has no split {split!r}; choose from {', '.join(self._examples)}"
+            )
+        pictures = Pictures(self._examples[split].images, self.preprocessing.resize())
+        logits = np.empty((len(pictures), len(self.label_names)), dtype=np.float32)
+        with torch.inference_mode(), _in_eval_mode(model.modules()):
+            order = torch.arange(len(pictures))
+            for chosen, images in self._in_batches(pictures, order, batch_size):
+                answer = _forward(model, images.to(device))
+                logits[chosen.numpy()] = answer.float().cpu().numpy()
+                advance(len(chosen))
+        return logits
+
+    def save(self, model: nn.Module, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json`; for timm, as on its hub.
+
+        `timm.create_model("local-dir:FOLDER", pretrained=True)` reads such a folder.
+        """
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+        }
+        save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        size = self.preprocessing.size
+        data_config = {
+            "input_size": [3, size, size],
+            "interpolation": self.preprocessing.interpolation,
+            "crop_pct": self.preprocessing.crop,
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
+        }
+        text = self._architecture.describe(self.label_names, data_config)
+        (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+
+    def _in_batches(
+        self, pictures: Pictures, order: Tensor, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        chosen = torch.split(order, batch_size)
+        loader: DataLoader[Tensor] = DataLoader(
+            pictures,  # type: ignore[arg-type]  # a loader needs no more than its two methods
+            batch_sampler=[indices.tolist() for indices in chosen],
+            num_workers=self._workers,
+            # Without one of its own, the loader advances the generator of the process.
+            generator=torch.Generator(),
+        )
+        for indices, images in zip(chosen, loader, strict=True):
+            yield indices, self.preprocessing.normalise(images)
+
+
+def _forward(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of images that are moved to where the model is, in the model's dtype."""
+    parameter = next(model.parameters())
+    moved = images.to(parameter.device, parameter.dtype)
+    if parameter.device.type == "cpu":
+        # What makes convolutions choose their fast kernels; other models do not mind.
+        moved = moved.contiguous(memory_format=torch.channels_last)
+    logits: Tensor = model(moved)
+    return logits
+
+
+@contextmanager
+def _in_eval_mode(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """These layers, each alone, in eval mode; then back as they were."""
+    awake = [layer for layer in layers if layer.training]
+    for layer in awake:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in awake:
+            layer.training = True
+
+
+def _check_splits(task: str, splits: Mapping[str, Examples], classes: int) -> None:
+    for name, (role, images, given) in splits.items():
+        labels = np.asarray(given)
+        if role not in get_args(Role):
+            raise BadTask(
+                f"split {name} of task {task} has the role {role!r}; "
+                f"choose from {', '.join(get_args(Role))}"
+            )
+        if len(images) == 0:
+            raise BadTask(f"split {name} of task {task} is empty; give it images or leave it out")
+        if isinstance(images, np.ndarray) and not (
+            images.dtype == np.uint8
+            and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3)))
+        ):
+            raise BadTask(
+                f"images of split {name} are {images.dtype} {images.shape}; give uint8 (N, H, W) "
+                "or (N, H, W, C) with 1 or 3 channels"
+            )
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise BadTask(
+                f"labels of split {name} are {labels.dtype} {labels.shape}; give one integer for "
+                f"each of its {len(images)} images"
+            )
+        if labels.min() < 0 or labels.max() >= classes:
+            raise BadTask(
+                f"labels of split {name} go from {labels.min()} to {labels.max()}; with {classes} "
+                f"label names they go from 0 to {classes - 1}"
+            )
+    count = {role: sum(part.role == role for part in splits.values()) for role in get_args(Role)}
+    if count["held-out"] != 1 or count["train"] > 1 or count["test"] > 1:
+        raise BadTask(
+            f"task {task} has {count['train']} train, {count['held-out']} held-out and "
+            f"{count['test']} test splits; give exactly one held-out split, for recipes to choose "
+            "by, and at most one of the others"
+        )

@@ -165,4 +165,3 @@ def last_answer(printed: str, command: str) -> object:
     if not numbers:
         raise ScoringFailed(f"{command} printed no number; print the score last")
     return float(numbers[-1])
-

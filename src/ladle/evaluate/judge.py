@@ -51,12 +51,11 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Rows of `evaluations.jsonl`: each contestant on each split, and on the mean of the shifts.
 
-    Soups and ensembles are compared with `versus`, the best single, on every split that played no
-    part in choosing.
+    All but the base are compared with `versus`, on every split that played no part in choosing.
     """
     rows: list[dict[str, Any]] = []
     shifts = [split for split in splits if split.role == "shift"]
-    groups = [(split.name, split.role, [split]) for split in splits]
+    groups: list[tuple[str, str, list[Split]]] = [(s.name, s.role, [s]) for s in splits]
     if len(shifts) > 1:
         groups.append((MEAN_OF_SHIFTS, "mean-shift", shifts))
     for one in contestants:
@@ -64,7 +63,7 @@ def judge(
             ours = [task.metric.per_example(one.predict(split.name)) for split in members]
             found = interval(ours, seed=seed)
             comparison: dict[str, Any] | None = None
-            if versus and one.kind in ("soup", "ensemble") and role != "held-out":
+            if versus and one is not versus and one.kind != "base" and role != "held-out":
                 theirs = [task.metric.per_example(versus.predict(s.name)) for s in members]
                 result = compare(
                     ours, theirs, higher_is_better=task.metric.higher_is_better, seed=seed

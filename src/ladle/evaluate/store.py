@@ -44,7 +44,9 @@ class Store:
             self._base = sqlite3.connect(path or ":memory:", timeout=60, check_same_thread=False)
             version = self._base.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
-                raise BadInput(f"{path} is a store of version {version}; this ladle knows {_VERSION}")
+                raise BadInput(
+                    f"{path} is a store of version {version}; this ladle knows {_VERSION}"
+                )
             self._base.executescript(_SCHEMA)
             self._base.execute(f"PRAGMA user_version = {_VERSION}")
             self._base.commit()

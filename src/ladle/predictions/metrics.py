@@ -32,7 +32,8 @@ class Metric:
 
 
 def _hits(predictions: Predictions) -> npt.NDArray[np.float64]:
-    return (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.float64)
+    hits = predictions.logits.argmax(axis=1) == predictions.labels
+    return np.asarray(hits, np.float64)
 
 
 def _negative_log_likelihood(predictions: Predictions) -> npt.NDArray[np.float64]:

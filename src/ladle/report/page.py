@@ -57,7 +57,11 @@ def _head(record: Record, table: Table) -> str:
     if record.metric is not None:
         about.insert(1, record.metric.name + _lower_note(record.metric))
     kicker = " · ".join(part for part in about if part)
-    lead = [tag("p", escape(sentence)) for sentence in verdict(record, table)]
+    # "n =" at the end of a line and "800" on the next would be hard to read.
+    joined = [
+        s.replace(" = ", "\xa0=\xa0").replace(" < ", "\xa0<\xa0") for s in verdict(record, table)
+    ]
+    lead = [tag("p", escape(sentence)) for sentence in joined]
     return tag(
         "header",
         tag("p", escape(kicker), class_="kicker"),
@@ -69,14 +73,16 @@ def _head(record: Record, table: Table) -> str:
 def _results(table: Table, metric: Metric) -> str:
     if not table.rows:
         return _section("Results", tag("p", "No model was measured."))
-    unit = "in %" if metric.percent else "as plain numbers"
-    notes = [f"{metric.name} {unit}{_lower_note(metric)}; small figures are confidence intervals."]
+    notes = [f"Scores are {metric.name}{' in %' if metric.percent else _lower_note(metric)}."]
+    cells = [cell for row in table.rows for cell in row.cells.values()]
+    if any(cell.low is not None for cell in cells):
+        notes.append("Below each stands its confidence interval.")
     if table.role("held-out"):
         notes.append(
             "The recipe chose by the held-out column, so that column is optimistic for what it "
             "chose: judge by the others."
         )
-    if any(cell.versus for row in table.rows for cell in row.cells.values()):
+    if any(cell.versus for cell in cells):
         notes.append(
             "▲ better, ▼ worse, ≈ no difference that this set can show: each against the best "
             "single model on the same examples."
@@ -89,11 +95,8 @@ def _results(table: Table, metric: Metric) -> str:
     if not table.role("test") and not table.role("shift"):
         notes.append("Nothing was measured on test data or under shift.")
     notes.append("Cost is the number of models that one prediction runs.")
-    words = " ".join(notes)
-    words = words[:1].upper() + words[1:]
-    return _section(
-        "Results", tables.results(table, metric) + tag("p", escape(words), class_="note")
-    )
+    note = tag("p", escape(" ".join(notes)), class_="note")
+    return _section("Results", tables.results(table, metric) + note)
 
 
 def _robustness(table: Table, metric: Metric) -> str:
@@ -165,11 +168,7 @@ def _singles(table: Table, metric: Metric, listing: str) -> str:
 def _making(record: Record) -> str:
     options = ", ".join(f"{key} = {value}" for key, value in record.options.items())
     merge = ", ".join([record.merge, *(f"{k} = {v}" for k, v in record.merge_options.items())])
-    data = (
-        tables.splits(record)
-        if record.splits
-        else tag("p", "No data splits are recorded: it was made without a task.")
-    )
+    data = tables.splits(record) if record.splits else tag("p", "No data splits are recorded.")
     pairs = [
         ("recipe", f"{record.recipe} ({options})" if options else record.recipe),
         ("merge", merge),

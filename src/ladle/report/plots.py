@@ -67,14 +67,14 @@ def scatter(points: Sequence[Point], metric: Metric, names: tuple[str, str], wid
     y = _scale([p.y for p in points], [p.y for p in important], metric, (frame.bottom, frame.top))
     parts = _axes(frame, metric, x, y)
     parts += _axis_names(frame, f"{names[0]}{_unit(metric)}", f"{names[1]}{_unit(metric)}")
-    taken = [Box.around(x(p.x), y(p.y)) for p in points]
+    taken, guides = [Box.around(x(p.x), y(p.y)) for p in points], []
     best = next((p for p in points if p.part == "best"), None)
     if best is not None:
         across, down = y(best.y), x(best.x)
         parts.append(line(down, frame.top, down, frame.bottom, "guide"))
         parts.append(line(frame.left, across, frame.right, across, "guide"))
-        taken.append(Box(down - 1, frame.top, down + 1, frame.bottom))
-        taken.append(Box(frame.left, across - 1, frame.right, across + 1))
+        guides.append(Box(down - 1, frame.top, down + 1, frame.bottom))
+        guides.append(Box(frame.left, across - 1, frame.right, across + 1))
     drawn = sorted(points, key=lambda p: p.part in ("chosen", "best"))
     for p in drawn:
         outside = not (x.holds(p.x) and y.holds(p.y))
@@ -86,7 +86,7 @@ def scatter(points: Sequence[Point], metric: Metric, names: tuple[str, str], wid
         if p.part != "single" or len(points) <= _FEW + 5
     ]
     labels.sort(key=lambda label: label.class_ == "single")
-    parts += place(labels, taken, frame)
+    parts += place(labels, taken, frame, avoid=guides)
     said = f"Scatter plot of {len(points)} models: {names[0]} against {names[1]}"
     return drawing(width, height, said, *parts, class_=_class(width))
 
@@ -116,8 +116,11 @@ def steps(tried: Sequence[Step], metric: Metric, width: int) -> str:
         if step.kept:
             rise = f"V{y(step.value):.1f}" if path else f"M{x:.1f},{y(step.value):.1f}"
             path += f"H{x:.1f}{rise}" if path else rise
-            # The line runs on at this height until the next kept one: no label may cross it.
-            taken.append(Box(frame.left, y(step.value) - 1, frame.right, y(step.value) + 1))
+            # No label may cross the line: this step up, and on to the next kept one.
+            later = next((j for j in range(i + 1, len(tried)) if tried[j].kept), len(tried))
+            end, top = frame.left + (later + 0.5) * room, y(step.value)
+            foot = top if best is None else y(best)
+            taken += [Box(x, top - 1, end, top + 1), Box(x - 1, top, x + 1, max(top, foot))]
             best = step.value
         taken.append(Box.around(x, y(step.value)))
         every = max(1, round(30 / room))
@@ -140,7 +143,7 @@ def steps(tried: Sequence[Step], metric: Metric, width: int) -> str:
 def dots(bars: Sequence[Bar], metric: Metric, name: str, width: int) -> str:
     """One line per model: its score on one split, with the interval."""
     widest = max(len(bar.name) for bar in bars)
-    left = min(LETTER * widest + 16, 0.42 * width)
+    left = min(1.1 * LETTER * widest + 18, 0.42 * width)
     height = 24 * len(bars) + 62
     frame = Box(left, 8, width - 14, height - 46)
     keep = [bar.value for bar in bars if bar.part in ("chosen", "best")]
@@ -152,7 +155,7 @@ def dots(bars: Sequence[Bar], metric: Metric, name: str, width: int) -> str:
     parts += _axis_names(frame, f"{name}{_unit(metric)}", "")
     for i, bar in enumerate(bars):
         y = frame.top + 12 + 24 * i
-        letters = int((left - 14) / LETTER)
+        letters = int((left - 14) / LETTER / 1.1)
         shown = bar.name if len(bar.name) <= letters else f"{bar.name[: letters - 1]}…"
         parts.append(write(shown, left - 12, y + 4, "end", f"label {bar.part}"))
         if bar.low is not None and bar.high is not None:

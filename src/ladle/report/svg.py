@@ -9,16 +9,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 
 import numpy as np
 
 from ladle.report.table import Part
 
-LETTER = 6.4
-"""Width of a letter of a label, on the wide side."""
+LETTER = 7.0
+"""Width of a letter of a label, on the wide side: fonts differ from reader to reader."""
 _PLACES = (
-    ("start", 10, 4),
-    ("end", -10, 4),
+    ("start", 12, 4),
+    ("end", -12, 4),
+    ("start", 12, 10),
+    ("end", -12, 10),
     ("middle", 0, -10),
     ("middle", 0, 19),
     ("start", 7, -6),
@@ -118,20 +121,22 @@ class Label:
     class_: str = ""
 
 
-def place(labels: Iterable[Label], taken: Iterable[Box], frame: Box) -> list[str]:
+def place(
+    labels: Iterable[Label], taken: Iterable[Box], frame: Box, avoid: Sequence[Box] = ()
+) -> list[str]:
     """The labels that find room inside the frame without covering what is taken or each other.
 
-    Earlier labels choose first.
+    Earlier labels choose first. What is to be avoided is covered only when nothing else is left.
     """
     filled = list(taken)
     shown = []
     for label in labels:
-        width = LETTER * len(label.words)
-        for anchor, dx, dy in _PLACES:
+        width = LETTER * len(label.words) * (1.1 if label.class_ == "chosen" else 1)
+        for extra, (anchor, dx, dy) in product((avoid, ()), _PLACES):
             x, y = label.x + dx, label.y + dy
             left = x - {"start": 0.0, "end": width, "middle": width / 2}[anchor]
             box = Box(left, y - 10, left + width, y + 3)
-            if frame.covers(box) and not any(box.meets(other) for other in filled):
+            if frame.covers(box) and not any(box.meets(other) for other in [*filled, *extra]):
                 filled.append(box)
                 shown.append(write(label.words, x, y, anchor, f"label {label.class_}"))
                 break

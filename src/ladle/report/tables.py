@@ -37,7 +37,7 @@ def _results(rows: Sequence[Row], table: Table, metric: Metric, caption: str) ->
         heads.append(_head("mean of shifts", f"plain mean of {len(shifts)}", class_="num"))
     heads.append(_head("cost", "models run", class_="num"))
     body = "".join(_row(row, row == table.chosen, table, metric) for row in rows)
-    return framed(caption, "".join(heads), body, "results")
+    return framed(caption, "".join(heads), body, "results broad" if len(heads) > 8 else "results")
 
 
 def _row(row: Row, chosen: bool, table: Table, metric: Metric) -> str:
@@ -81,7 +81,7 @@ def interval(low: float, high: float, metric: Metric) -> str:
     """`80.7–83.1`, in percent where the metric is."""
     if metric.percent:
         return f"{100 * low:.1f}–{100 * high:.1f}"
-    return f"{plain(low)} to {plain(high)}"
+    return f"{plain(low)} to {plain(high)}" if low < 0 else f"{plain(low)}–{plain(high)}"
 
 
 def _mark(versus: Versus, metric: Metric) -> str:
@@ -142,7 +142,7 @@ def _tasting(step: str, tasting: Tasting, metric: Metric) -> str:
         tag("td", str(len(tasting.members)), class_="num", title=", ".join(tasting.members)),
         tag("td", escape(shown), class_="num"),
         tag("td", outcome, class_="kept" if tasting.kept else "quiet"),
-        tag("td", escape(tasting.reason)),
+        tag("td", escape(tasting.reason), class_="reason"),
     )
 
 
@@ -165,7 +165,7 @@ def _ingredient(one: Ingredient, without: str) -> str:
         "tr",
         tag("th", escape(one.name), scope="row"),
         tag("td", weight, class_="num quiet" if one.weight is None else "num"),
-        tag("td", tag("code", escape(one.path))),
+        tag("td", tag("code", escape(one.path)), class_="path"),
         tag("td", digest),
         tag("td", size, class_="num"),
         class_="quiet" if without == "not used" else "",
@@ -199,7 +199,8 @@ def framed(caption: str, heads: str, body: str, class_: str) -> str:
         tag("tbody", body),
         class_=class_,
     )
-    return tag("div", table, class_="frame", role="region", tabindex="0", aria_label=caption)
+    frame = "frame broad" if "broad" in class_ else "frame"
+    return tag("div", table, class_=frame, role="region", tabindex="0", aria_label=caption)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -210,12 +211,13 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _head(name: str, *under: str, class_: str = "") -> str:
     small = "".join(tag("small", escape(words)) for words in under)
-    return tag("th", escape(name), small, scope="col", class_=class_)
+    whole = tag("span", escape(name), class_="whole" if len(name) <= 10 else "")
+    return tag("th", whole, small, scope="col", class_=class_)
 
 
 def _under(column: Column) -> list[str]:
     words = [column.role] if column.role == "shift" and column.name != "shift" else []
-    return words + ([f"n = {column.n:,}"] if column.n else [])
+    return words + ([f"n\xa0=\xa0{column.n:,}"] if column.n else [])
 
 
 def _bytes(nbytes: int) -> str:

@@ -55,6 +55,7 @@ def demo_vision(cache: Path | None = None) -> ImageClassification:
     Raises:
         MissingExtra: without the packages that hold the model and the digits.
     """
+    weights = _weights()
     digits, labels = _mnist()
     order = np.random.default_rng(_SEED).permutation(len(labels))
     train, held_out, test = np.split(order, [_TRAIN, _TRAIN + _HELD_OUT])
@@ -75,7 +76,7 @@ def demo_vision(cache: Path | None = None) -> ImageClassification:
             "uci": ("shift", uci[:_SHIFT], uci_labels[:_SHIFT]),
         },
         label_names=tuple("0123456789"),
-        weights=_weights(),
+        weights=weights,
         rename=timm_name,
         image_size=64,
         crop=1.0,
@@ -161,7 +162,8 @@ def _rotated(digits: Digits) -> Digits:
 
 
 def _as_pixels(values: npt.NDArray[Any]) -> Digits:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    pixels: Digits = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _package(module: str, package: str | None = None) -> Any:

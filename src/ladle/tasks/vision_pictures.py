@@ -116,7 +116,8 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Tensor:
         image = self.images[index]
-        pixels = torch.from_numpy(image if isinstance(image, np.ndarray) else _read_image(image))
+        # Copied, because PyTorch warns about arrays that are not writable, as memory maps are.
+        pixels = torch.tensor(image if isinstance(image, np.ndarray) else _read_image(image))
         pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         resized = self.resize(pixels.expand(3, -1, -1))
         return self._augmented(resized, index) if self.augmentation else resized
@@ -126,8 +127,9 @@ class Pictures:
         magnitude = round(STRONGEST_MAGNITUDE * self.augmentation)
         # torchvision draws from the generator of the process. Seeding it for every image makes
         # the result independent of the order, the batches and the number of workers.
+        # torch.manual_seed would also queue a call for each GPU, and is slow for that.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + index)
+            torch.default_generator.manual_seed(self.seed + index)
             augmented: Tensor = transforms.RandAugment(2, magnitude)(image)
         return augmented
 

@@ -1,0 +1,84 @@
+"""`ladle average`: a uniform or weighted soup, without a task."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ladle.cli import options, screen
+from ladle.errors import BadInput
+
+
+@click.command("average")
+@options.inputs
+@click.option("--weights", help="One number per checkpoint, as in 0.2,0.8.", metavar="W,W,...")
+@click.option("--normalize", is_flag=True, help="Divide --weights by their sum.")
+@options.writing
+@options.always
+def command(
+    inputs: tuple[str, ...],
+    weights: str | None,
+    normalize: bool,
+    output: Path,
+    overwrite: bool,
+    dry_run: bool,
+    dtype: str,
+    max_shard_size: int,
+    integers: Any,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Average checkpoints: the uniform soup, or one with given weights.
+
+    CKPT are files, model folders, globs, or a sweep's folder.
+    """
+    from ladle.merge import mean
+    from ladle.soup import Soup, open_pool
+    from ladle.soup.output import WriteOptions, check_output, save
+    from ladle.soup.record import record
+
+    pool = open_pool(inputs)
+    merge = mean(len(pool)) if weights is None else _merge(weights, len(pool), normalize)
+    recipe = "uniform" if weights is None else "weighted"
+    soup = Soup(pool, merge, recipe=recipe, integers=integers)
+    called = shlex.join(["ladle", *sys.argv[1:]])
+    if dry_run:
+        check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    else:
+        write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
+        with screen.watching(f"writing {output}", pool.layout.nbytes, unit="bytes") as advance:
+            save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)
+    if as_json:
+        screen.print_json({"output": str(output), "soup": record(soup, command=called)})
+        return
+    for one, weight in zip(pool, soup.weights, strict=True):
+        screen.say(f"{weight:8.4f}  {one.name}")
+    layout = pool.layout
+    size = f"{len(layout.tensors)} tensors, {layout.parameters:,} parameters"
+    done = "would be written to" if dry_run else "->"
+    screen.say(f"{len(pool)} checkpoints ({size}) {done} {output}")
+
+
+def _merge(text: str, n: int, normalize: bool) -> Any:
+    import math
+
+    from ladle.merge import Linear
+
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--weights {text!r}: write numbers with commas, as in 0.2,0.8") from None
+    if len(weights) != n:
+        raise BadInput(f"--weights has {len(weights)} numbers for {n} checkpoints; give one each")
+    total = math.fsum(weights)
+    if not math.isfinite(total) or total == 0:
+        raise BadInput(f"--weights sum to {total}; give numbers that sum to 1")
+    if normalize:
+        return Linear(weights, total)
+    if not math.isclose(total, 1.0, rel_tol=0, abs_tol=1e-6):
+        raise BadInput(f"--weights sum to {total:g}; make them sum to 1, or add --normalize")
+    return Linear(weights)

@@ -1,0 +1,168 @@
+"""`ladle cook`: choose, merge, judge, report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ladle.cli import evaluations, options, screen
+from ladle.errors import BadInput
+
+if TYPE_CHECKING:
+    from ladle.cook import OpenEvaluate, Recipe
+    from ladle.evaluate import Store
+    from ladle.soup import Evaluate, Ingredient, Soup
+
+
+@click.command("cook")
+@options.inputs
+@options.task
+@click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
+@click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
+@click.option("--metric", help="With --score: which of several values.")
+@click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True)
+@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
+@click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
+@options.base
+@options.writing
+@options.seed
+@options.device
+@options.batch_size
+@options.always
+def command(
+    inputs: tuple[str, ...],
+    task: str | None,
+    score: str | None,
+    model: str | None,
+    metric: str | None,
+    mode: Any,
+    recipe: str,
+    strict: bool,
+    base: Path | None,
+    output: Path,
+    overwrite: bool,
+    dry_run: bool,
+    dtype: str,
+    max_shard_size: int,
+    integers: Any,
+    seed: int,
+    device: str,
+    batch_size: int,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Choose checkpoints against held-out data, average them, and judge the soup.
+
+    Killed or interrupted, the same command goes on where it stopped.
+    """
+    from ladle.cook import Kitchen, cook
+    from ladle.soup import open_pool
+    from ladle.soup.output import WriteOptions, check_output
+
+    if (task is None) == (score is None):
+        raise BadInput("give either --task or --score, to say what is good")
+    chosen = _recipe(recipe, strict=strict, integers=integers)
+    pool = open_pool(inputs)
+    check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    open_evaluate = (
+        _task_evaluate(task, device, batch_size)
+        if task is not None
+        else _black_box(str(score), model, metric, mode)
+    )
+    if dry_run:
+        screen.say(f"would cook a {recipe} soup from {len(pool)} checkpoints into {output}")
+        return
+    kitchen = Kitchen(
+        base=_base(base, inputs),
+        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size),
+        integers=integers,
+        overwrite=overwrite,
+        seed=seed,
+        command=shlex.join(["ladle", *sys.argv[1:]]),
+        tell=screen.remark,
+    )
+    cooked = cook(pool, chosen, open_evaluate, output, kitchen)
+    if as_json:
+        screen.print_json(
+            {"output": str(output), "soup": cooked.record, "evaluations": cooked.evaluations}
+        )
+        return
+    _show(cooked.soup, len(pool), output)
+    if cooked.evaluations:
+        screen.say("")
+        evaluations.show(cooked.evaluations)
+
+
+def _show(soup: Soup, offered: int, output: Path) -> None:
+    for tasting in soup.tastings:
+        screen.say(str(tasting))
+    screen.say(f"{soup.recipe} soup: {len(soup.pool)} of {offered} checkpoints -> {output}")
+
+
+def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
+    from ladle.foreign import is_reference, load_attribute
+    from ladle.recipes import RECIPES, best, greedy, uniform
+
+    if strict and name != "greedy":
+        raise BadInput(f"--strict belongs to --recipe greedy, not to {name}")
+    if is_reference(name):
+        recipe: Recipe = load_attribute(name)
+        return recipe
+    known: dict[str, Callable[..., Soup]] = {
+        "best": partial(best, integers=integers),
+        "greedy": partial(greedy, strict=strict, integers=integers),
+        "uniform": lambda pool, evaluate: uniform(pool, integers=integers),
+    }
+    if name not in known:
+        raise BadInput(f"--recipe {name!r} is none of {', '.join(RECIPES)} and no FILE.py:FUNCTION")
+    return known[name]
+
+
+def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate:
+    from ladle.evaluate import Evaluator, find_device
+    from ladle.tasks import load_task
+
+    find_device(device)
+    task = load_task(reference)
+
+    def open_evaluate(store: Store, workspace: Path) -> Evaluate:
+        return Evaluator(
+            task, store=store, device=device, batch_size=batch_size, watch=screen.watching
+        )
+
+    return open_evaluate
+
+
+def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> OpenEvaluate:
+    from ladle.evaluate import BlackBox, in_memory, on_disk, shell_command
+    from ladle.foreign import fingerprint, is_reference, load_attribute
+
+    scorer: Any
+    if is_reference(score):
+        scorer, identity = load_attribute(score), fingerprint(score)
+    else:
+        scorer, identity = shell_command(score), score
+        if model is not None:
+            raise BadInput("--model goes with --score FILE.py:FUNCTION, not with a command")
+    build = None if model is None else load_attribute(model)
+
+    def open_evaluate(store: Store, workspace: Path) -> Evaluate:
+        ask = on_disk(scorer, workspace) if build is None else in_memory(scorer, build)
+        return BlackBox(ask, identity=identity, store=store, metric=metric, mode=mode)
+
+    return open_evaluate
+
+
+def _base(given: Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
+    from ladle.checkpoint import open_checkpoint
+    from ladle.soup import Ingredient
+
+    if given is None and len(inputs) == 1 and (Path(inputs[0]) / "sweep.json").is_file():
+        given = Path(inputs[0]) / "base"
+    return None if given is None else Ingredient("base", open_checkpoint(given))

@@ -1,0 +1,117 @@
+"""`ladle inspect`: what is in checkpoints, and where they lie as seen from their base."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ladle.cli import options, screen
+
+if TYPE_CHECKING:
+    from ladle.checkpoint import Checkpoint
+    from ladle.soup.geometry import Geometry
+
+
+@click.command("inspect")
+@options.inputs
+@options.base
+@click.option("--tensors", is_flag=True, help="With --base: tensor by tensor.")
+@options.always
+def command(
+    inputs: tuple[str, ...], base: Path | None, tensors: bool, as_json: bool, debug: bool
+) -> None:
+    """Show format, tensors, dtypes, size, sha256 and non-finite values.
+
+    With --base: how far each went from it, and the angles between them.
+    """
+    from ladle.checkpoint import open_checkpoint
+    from ladle.soup import find_checkpoints
+
+    found = [_facts(open_checkpoint(path)) for path in find_checkpoints(inputs)]
+    document: dict[str, Any] = {"checkpoints": found}
+    if base is not None:
+        document["geometry"] = _geometry(inputs, base, by_tensor=tensors)
+    if as_json:
+        screen.print_json(document)
+        return
+    for facts in found:
+        _show(facts)
+    if base is not None:
+        _show_geometry(document["geometry"])
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    from ladle.merge.finite import count_non_finite
+
+    layout = checkpoint.layout
+    with screen.watching(f"reading {checkpoint.path}", layout.nbytes, unit="bytes") as advance:
+        bad = count_non_finite(checkpoint, advance=advance)
+    return {
+        "path": str(checkpoint.path),
+        "format": checkpoint.format,
+        "tensors": len(layout.tensors),
+        "ties": dict(layout.ties),
+        "parameters": layout.parameters,
+        "dtypes": dict(Counter(spec.dtype for spec in layout.tensors.values())),
+        "bytes": layout.nbytes,
+        "sha256": checkpoint.digest(),
+        "non_finite": bad,
+        "metadata": dict(checkpoint.metadata),
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in facts["dtypes"].items())
+    bad = ", ".join(f"{count} in {name}" for name, count in facts["non_finite"].items())
+    ties = ", ".join(f"{alias} = {kept}" for alias, kept in facts["ties"].items())
+    screen.say(facts["path"])
+    rows = {
+        "format": facts["format"],
+        "tensors": f"{facts['tensors']:,} ({dtypes})",
+        "tied": ties,
+        "parameters": f"{facts['parameters']:,}",
+        "bytes": f"{facts['bytes']:,}",
+        "sha256": facts["sha256"],
+        "non-finite": bad or "none",
+        "a soup": "yes, made by ladle" if "ladle" in facts["metadata"] else "",
+    }
+    for name, value in rows.items():
+        if value:
+            screen.say(f"  {name:<11} {value}")
+
+
+def _geometry(inputs: tuple[str, ...], base: Path, *, by_tensor: bool) -> dict[str, Any]:
+    from ladle.checkpoint import open_checkpoint
+    from ladle.soup import open_pool
+    from ladle.soup.geometry import geometry
+
+    total, tensors = geometry(open_pool(inputs), open_checkpoint(base))
+    document = {"base": str(base), "names": list(total.names), **_measures(total)}
+    if by_tensor:
+        document["tensors"] = {name: _measures(one) for name, one in tensors.items()}
+    return document
+
+
+def _measures(found: Geometry) -> dict[str, Any]:
+    return {
+        "base_norm": found.base_norm,
+        "distances": found.distances.tolist(),
+        "angles": found.angles.tolist(),
+    }
+
+
+def _show_geometry(found: dict[str, Any]) -> None:
+    screen.say(f"\nfrom the base {found['base']} (norm {found['base_norm']:.4g})")
+    columns = ["", "distance", "relative", *(f"angle to {i}" for i in range(len(found["names"])))]
+    rows = []
+    for i, name in enumerate(found["names"]):
+        distance = found["distances"][i]
+        relative = f"{100 * distance / found['base_norm']:.2f} %" if found["base_norm"] else "-"
+        angles = [f"{angle:.1f}°" for angle in found["angles"][i]]
+        rows.append([f"{i} {name}", f"{distance:.4g}", relative, *angles])
+    screen.print_table(columns, rows)
+    for name, one in found.get("tensors", {}).items():
+        screen.say(f"{name}: " + ", ".join(f"{distance:.4g}" for distance in one["distances"]))

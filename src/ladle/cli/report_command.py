@@ -1,0 +1,24 @@
+"""`ladle report`: the page for an output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ladle.cli import options, screen
+
+
+@click.command("report")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: DIR/report.html.")
+@options.always
+def command(folder: Path, output: Path | None, as_json: bool, debug: bool) -> None:
+    """Write the self-contained page for an output folder of `ladle cook`."""
+    from ladle.report import write_report
+
+    written = write_report(folder, output)
+    if as_json:
+        screen.print_json({"output": str(written)})
+        return
+    screen.say(f"{folder} -> {written}")

@@ -1,0 +1,182 @@
+"""From what a user writes after --task to a task: a built-in name, a TOML file, FILE.py:NAME."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ladle.errors import BadTask
+from ladle.foreign import is_reference, load_attribute
+from ladle.predictions import METRICS, Metric
+from ladle.tasks.base import Role, Task
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _demo_text() -> Task:
+    from ladle.tasks.demo_text import demo_text
+
+    return demo_text()
+
+
+def _demo_vision() -> Task:
+    from ladle.tasks.demo_vision import demo_vision
+
+    return demo_vision()
+
+
+BUILT_IN: Mapping[str, Callable[[], Task]] = {"demo-text": _demo_text, "demo-vision": _demo_vision}
+
+
+def load_task(reference: str | Path) -> Task:
+    """The task of this name, of this TOML file, or this object (or function) of a Python file.
+
+    Raises:
+        BadTask: there is none, or it is described wrongly.
+        MissingExtra: it needs a library that is not installed.
+    """
+    text = str(reference)
+    if text in BUILT_IN:
+        return BUILT_IN[text]()
+    if is_reference(text):
+        return _task_in(text)
+    path = Path(text)
+    if path.suffix == ".toml":
+        return _task_of(path)
+    raise BadTask(
+        f"--task {text!r} is no built-in task{_nearest(text, BUILT_IN)}, no .toml file and no "
+        "FILE.py:NAME"
+    )
+
+
+def _task_in(reference: str) -> Task:
+    found = load_attribute(reference)
+    if callable(found) and not isinstance(found, Task):
+        found = found()
+    if not isinstance(found, Task):
+        needed = ("name", "metric", "splits", "digest", "build", "predict")
+        lacking = [name for name in needed if not hasattr(found, name)]
+        raise BadTask(f"{reference} is no task: it lacks {', '.join(lacking)}")
+    return found
+
+
+_SHARED = {"kind", "name", "model", "metric", "splits", "shifts", "space", "labels"}
+_OWN = {"text": {"max_length", "freeze"}, "image": {"weights", "image_size", "crop", "workers"}}
+_SPLITS = ("train", "held-out", "test")
+
+
+def _task_of(path: Path) -> Task:
+    table = _read(path)
+    kind = table.get("kind")
+    if kind not in _OWN:
+        raise BadTask(f"{path}: kind is {kind!r}; it must be 'text' or 'image'")
+    _check_keys(path, table, _SHARED | _OWN[kind])
+    splits = _table(path, table, "splits")
+    _check_keys(path, splits, _SPLITS, "splits.")
+    if "model" not in table:
+        raise BadTask(f"{path} has no key 'model'; add it")
+    files: dict[str, tuple[Role, Path]] = {}
+    for name in _SPLITS:
+        if name in splits:
+            files[name] = (name, path.parent / str(splits[name]))  # type: ignore[assignment]
+    for name, file in _table(path, table, "shifts").items():
+        if name in files:
+            raise BadTask(f"{path}: the shift {name!r} has the name of a split; rename it")
+        files[name] = ("shift", path.parent / str(file))
+    shared = {
+        "name": str(table.get("name", path.stem)),
+        "metric": _metric(path, table.get("metric", "accuracy")),
+        "space": table.get("space"),
+    }
+    own = {key: table[key] for key in _OWN[kind] if key in table}
+    make = _text_task if kind == "text" else _image_task
+    return make(path, table, files, {**shared, **own})
+
+
+def _text_task(
+    path: Path,
+    table: Mapping[str, Any],
+    files: Mapping[str, tuple[Role, Path]],
+    arguments: Mapping[str, Any],
+) -> Task:
+    from ladle.tasks.text import TextClassification
+    from ladle.tasks.text_files import read_texts
+
+    labels = table.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise BadTask(f"{path}: give the label names in order, as in labels = ['no', 'yes']")
+    splits = {name: (role, *read_texts(file, labels)) for name, (role, file) in files.items()}
+    folder = path.parent / str(table["model"])
+    return TextClassification(model=folder, splits=splits, label_names=labels, **arguments)
+
+
+def _image_task(
+    path: Path,
+    table: Mapping[str, Any],
+    files: Mapping[str, tuple[Role, Path]],
+    arguments: Mapping[str, Any],
+) -> Task:
+    from ladle.tasks.vision import ImageClassification
+    from ladle.tasks.vision_pictures import read_image_folder
+
+    labels = table.get("labels")
+    splits = {}
+    for name, (role, folder) in files.items():
+        images, numbers, classes = read_image_folder(folder, labels)
+        labels = list(classes) if labels is None else labels
+        splits[name] = (role, images, numbers)
+    model = str(table["model"])
+    if is_reference(model):
+        file, _, name = model.rpartition(":")
+        builder: Any = load_attribute(f"{path.parent / file}:{name}")
+    else:
+        builder = model
+    weights = table.get("weights")
+    return ImageClassification(
+        model=builder,
+        splits=splits,
+        label_names=labels or (),
+        **{**arguments, "weights": None if weights is None else path.parent / str(weights)},
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadTask(f"{path} does not exist; check the path after --task") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadTask(f"{path} is no TOML: {error}") from error
+    return table
+
+
+def _table(path: Path, table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = table.get(key, {})
+    if not isinstance(found, dict):
+        raise BadTask(f"{path}: {key} is no table; write [{key}] and one line per split below it")
+    return found
+
+
+def _check_keys(
+    path: Path, table: Mapping[str, Any], known: Iterable[str], prefix: str = ""
+) -> None:
+    for key in table:
+        if key not in known:
+            raise BadTask(f"{path}: unknown key {prefix + key!r}{_nearest(key, known)}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"
+
+
+def _metric(path: Path, name: object) -> Metric:
+    if name not in METRICS:
+        raise BadTask(f"{path}: unknown metric {name!r}{_nearest(str(name), METRICS)}")
+    return METRICS[str(name)]

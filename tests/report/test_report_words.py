@@ -1,0 +1,133 @@
+"""The verdict: what the records allow to say, and no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from ladle.report.collect import collect
+from ladle.report.record import Metric
+from ladle.report.table import tabulate
+from ladle.report.words import distance, listed, plain, score, verdict
+
+ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
+NO_DIFFERENCE = "no difference that this set can show"
+
+
+def said(folder):
+    record = collect(folder)
+    return [s.replace("\N{NARROW NO-BREAK SPACE}", " ") for s in verdict(record, tabulate(record))]
+
+
+def compare(lines, split, **changes):
+    """Sets the greedy soup's value and comparison on a split; the best single is run-003."""
+    value = changes.pop("value")
+    for line in lines:
+        if line["split"] == split and line["model"] == "run-003":
+            line["value"] = 0.812
+        if line["split"] == split and line["model"] == "greedy soup":
+            line["value"] = value
+            line["versus"] |= changes
+
+
+@pytest.mark.parametrize(
+    ("value", "p", "outcome", "words"),
+    [
+        (0.819, 0.03, "better", "0.7 points above"),
+        (0.800, 0.0004, "worse", "1.2 points below"),
+        (0.8124, 0.62, NO_DIFFERENCE, "0.04 points above"),
+        (0.812, 1.0, NO_DIFFERENCE, "the same as"),
+    ],
+)
+def test_the_first_sentence_is_the_test(soup, lines, write, value, p, outcome, words):
+    compare(lines, "test", value=value, p=p, verdict=outcome)
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:g}"
+    assert said(write(soup, lines))[0] == (
+        f"The greedy soup of 5 of 8 models scores {100 * value:.1f} % on test, {words} the best "
+        f"single model (run-003): {outcome}, exact McNemar {shown}, n = 4,000."
+    )
+
+
+def test_the_second_sentence_names_each_shift_under_its_verdict(soup, lines, write):
+    compare(lines, "tweets", value=0.85, p=0.002, verdict="better")
+    compare(lines, "reviews", value=0.82, p=0.4, verdict=NO_DIFFERENCE)
+    compare(lines, "forum", value=0.70, p=0.01, verdict="worse")
+    # (0.85 + 0.82 + 0.70) / 3 = 0.79 against 0.812.
+    assert said(write(soup, lines))[1] == (
+        "Over the 3 shifts its mean is 79.0 %, 2.2 points below the best single model: "
+        "better on tweets (p = 0.002, n = 1,500), worse on forum (p = 0.01, n = 800), "
+        f"{NO_DIFFERENCE} on reviews (p = 0.4, n = 3,000)."
+    )
+
+
+def test_below_is_better_when_lower_is(soup, lines, write):
+    soup["metric"] = {"name": "nll", "higher_is_better": False}
+    for tasting in soup["tastings"]:
+        tasting["score"] = tasting["score"] - 1
+    for line in lines:
+        line |= {"metric": "nll", "value": 1 - line["value"]}
+    compare(lines, "test", value=0.8, p=0.01, verdict="better", wins=None, losses=None)
+    assert said(write(soup, lines))[0] == (
+        "The greedy soup of 5 of 8 models scores 0.8000 (nll, lower is better) on test, 0.01200 "
+        "below the best single model (run-003): better, p = 0.01, n = 4,000."
+    )
+
+
+def test_held_out_alone_is_called_optimistic(black_box, write):
+    first, second = said(write(black_box, None))
+    assert first == (
+        "The greedy soup of 5 of 8 models scores 3.360 (perplexity, lower is better) on held-out, "
+        "0.3400 below the best single model (run-003); the difference was not tested."
+    )
+    assert second.endswith("so the number is optimistic; it was not measured on test data.")
+
+
+def test_a_plain_average_claims_nothing(soup, write):
+    soup |= {"metric": None, "task": None, "splits": {}, "tastings": []}
+    soup |= {"recipe": {"name": "average", "options": {}}, "pool": soup["ingredients"]}
+    assert said(write(soup, None)) == [
+        "This is the average of 5 models. Nothing was evaluated when it was made, so whether it "
+        "is better than its ingredients is not known."
+    ]
+
+
+def test_a_soup_of_one_is_the_best_single_model_itself(soup, lines, write):
+    soup |= {"recipe": {"name": "best", "options": {}}, "ingredients": soup["ingredients"][:1]}
+    sentence = said(write(soup, [line for line in lines if line["kind"] != "soup"]))[0]
+    assert "is the best single model (run-003) itself; it scores 81.5 % on test" in sentence
+
+
+def test_unmeasured_shifts_are_said(soup, lines, write):
+    sentences = said(write(soup, [line for line in lines if line["role"] != "shift"]))
+    assert sentences[1] == "It was not measured under distribution shift."
+
+
+def test_the_best_single_is_found_on_held_out_data(soup, lines, write):
+    """A model that is best on test only must not become the baseline."""
+    for line in lines:
+        if line["model"] == "run-004" and line["role"] != "held-out":
+            line["value"] = 0.99
+    best = tabulate(collect(write(soup, lines))).of("best")
+    assert best is not None
+    assert best.model == "run-003"
+
+
+def test_the_mean_of_shifts_needs_all_of_them(soup, lines, write):
+    lines = [x for x in lines if (x["model"], x["split"]) != ("base", "forum")]
+    table = tabulate(collect(write(soup, lines)))
+    base, ensemble = table.of("base"), table.of("ensemble")
+    assert base is not None
+    assert base.mean is None
+    assert ensemble is not None
+    assert ensemble.mean == pytest.approx(
+        sum(x["value"] for x in lines if (x["model"], x["role"]) == ("ensemble", "shift")) / 3
+    )
+    assert ensemble.cost == 8
+
+
+def test_numbers_have_the_digits_that_matter():
+    assert plain(0.5) == "0.5000"
+    assert plain(-12.345) == "\N{MINUS SIGN}12.35"
+    assert plain(123456.7) == "123,457"
+    assert score(0.81949, ACCURACY) == "81.9\N{NARROW NO-BREAK SPACE}%"
+    assert distance(0.0003, ACCURACY) == "0.03 points"
+    assert listed(["a", "b", "c"]) == "a, b and c"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.errors import BadInput
-from ladle.evaluate import Contestant, Evaluator, Store, contestant, ensemble_of, judge
+from ladle.evaluate import BlackBox, Contestant, Evaluator, Store, contestant, ensemble_of, judge
 from ladle.files import check_room, part_of, publish_folder
 from ladle.report import write_report
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, uniform_soup
@@ -24,10 +24,9 @@ from ladle.soup.output import (
     write_json,
 )
 from ladle.soup.record import record
-from ladle.tasks import Task
 
 Recipe = Callable[[Pool, Evaluate], Soup]
-OpenEvaluate = Callable[[Store, Path], Evaluate]
+OpenEvaluate = Callable[[Store, Path], Evaluator | BlackBox]
 """Makes the evaluation from the store to use and a folder for its temporary files."""
 
 
@@ -91,7 +90,7 @@ def cook(
             soup,
             command=kitchen.command,
             offered=pool.ingredients,
-            evaluation=_evaluation(evaluate, kitchen.seed),
+            evaluation={**evaluate.describe(), "seed": kitchen.seed},
         )
         store.keep_decisions(soup.recipe, kept["tastings"])
     finally:
@@ -106,7 +105,6 @@ def cook(
 
 def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> list[dict[str, Any]]:
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
-    task = evaluator.task
     best = max(range(len(pool)), key=lambda i: _rank(evaluator(singles[i])))
     contestants: list[Contestant] = []
     if kitchen.base:
@@ -122,31 +120,13 @@ def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> l
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))
-    splits = [split for split in task.splits.values() if split.role != "train"]
-    return judge(task, contestants, splits=splits, versus=alone[best], seed=kitchen.seed)
+    splits = [split for split in evaluator.task.splits.values() if split.role != "train"]
+    return judge(evaluator.task, contestants, splits=splits, versus=alone[best], seed=kitchen.seed)
 
 
 def _rank(score: float) -> float:
     """The score, with NaN below everything."""
     return score if score == score else float("-inf")
-
-
-def _evaluation(evaluate: Evaluate, seed: int) -> dict[str, Any]:
-    if not isinstance(evaluate, Evaluator):
-        return {"seed": seed}
-    task: Task = evaluate.task
-    return {
-        "seed": seed,
-        "task": {"name": task.name, "digest": task.digest},
-        "metric": {
-            "name": task.metric.name,
-            "higher_is_better": task.metric.higher_is_better,
-        },
-        "splits": {
-            split.name: {"role": split.role, "n": len(split), "digest": split.digest}
-            for split in task.splits.values()
-        },
-    }
 
 
 def _publish_folder(

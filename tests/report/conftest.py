@@ -45,6 +45,6 @@ def write(tmp_path: Path) -> Write:
 def black_box(soup: Soup) -> Soup:
     """Chosen by a user's score command, lower is better: no task, no splits, no evaluations."""
     for tasting in soup["tastings"]:
-        tasting["score"] = round(-20 * (1 - tasting["score"]), 4)
+        tasting["score"] = round(20 * (1 - tasting["score"]), 4)
     metric = {"name": "perplexity", "higher_is_better": False}
     return soup | {"metric": metric, "task": None, "splits": {}}

@@ -80,11 +80,8 @@ def test_percentages_printed_by_a_score_command_are_left_alone(soup, write):
     assert not metric.percent
 
 
-def test_tastings_that_were_not_negated_are_refused(soup, lines, write):
-    """Read as they stand, the worst model would be called the best."""
-    soup["metric"] = {"name": "accuracy", "higher_is_better": False}
-    with pytest.raises(BadInput, match="tastings hold the negated metric"):
-        collect(write(soup, lines))
+def test_a_soup_made_from_python_has_no_command(soup, lines, write):
+    assert collect(write(soup | {"command": None}, lines)).command == ""
 
 
 def test_other_metrics_are_named_and_not_mixed_in(soup, lines, write):

@@ -10,9 +10,13 @@ from xml.etree import ElementTree
 import pytest
 
 from ladle.report import render, write_report
+from ladle.report.plots import WIDE, Point, left_out, scatter
+from ladle.report.record import Metric
 from ladle.report.svg import Box, Label, Scale, place, span
 
 NASTY = "<script>alert(1)</script>\"'&run"
+ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
+NLL = Metric("nll", higher_is_better=False, percent=False)
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -39,7 +43,7 @@ class Tags(HTMLParser):
 def drawings(text):
     """Every drawing, parsed as XML. A named entity would fail, as it should."""
     found = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    return [ElementTree.fromstring(svg) for svg in found]  # noqa: S314: it is our own text
+    return [ElementTree.fromstring(svg) for svg in found]  # noqa: S314
 
 
 def renamed(soup, lines):
@@ -53,7 +57,7 @@ def text(request, soup, lines, write, black_box):
     match request.param:
         case "nasty":
             soup, lines = renamed(soup, lines)
-            soup["command"] = soup["tastings"][0]["reason"] = NASTY
+            soup["command"] = soup["tastings"][0]["reason"] = soup["recipe"]["name"] = NASTY
         case "black box":
             soup, lines = black_box, None
         case "average":
@@ -64,7 +68,7 @@ def text(request, soup, lines, write, black_box):
             soup["ingredients"] = soup["pool"]
             soup["tastings"] = [t for t in soup["tastings"] if len(t["members"]) == 1]
         case "no shift":
-            lines = [line for line in lines if line["role"] != "shift"]
+            lines = [line for line in lines if "shift" not in line["role"]]
         case "best":
             soup["recipe"]["name"] = "best"
             soup["ingredients"] = soup["ingredients"][:1]
@@ -127,7 +131,7 @@ def test_rows_come_baselines_first_and_the_other_singles_fold(soup, lines, write
     text = render(write(soup, lines))
     shown, folded = text.split("<details>", 1)
     names = r'<th scope="row"><span class="model">.*?<span><span>(.*?)</span>'
-    expected = ["base", "run-003", "uniform soup", "greedy soup", "ensemble"]
+    expected = ["base", "run-003", "uniform soup", "greedy soup", "ensemble of 8"]
     assert re.findall(names, shown) == expected
     assert len(re.findall(names, folded)) == 7
 
@@ -145,6 +149,44 @@ def test_the_step_chart_fills_what_was_kept(soup, lines, write):
     classes = [c.get("class", "") for c in chart.iter("circle")]
     assert classes.count("mark best") == 5
     assert classes.count("mark single hollow") == 3
+
+
+def test_better_is_up_and_right_in_either_direction():
+    points = [Point("bad", "best", 0.9, 0.9), Point("good", "chosen", 0.2, 0.2)]
+    chart = scatter(points, NLL, ("test", "shift"), WIDE)
+    star = re.search(r'points="([\d.]+),([\d.]+) [^"]*" class="mark chosen"', chart)
+    dot = re.search(r'cx="([\d.]+)" cy="([\d.]+)" r="6" class="mark best"', chart)
+    assert star is not None
+    assert dot is not None
+    assert float(star[1]) > float(dot[1])
+    assert float(star[2]) < float(dot[2])
+
+
+def test_a_model_far_outside_is_hollow_on_the_edge_and_named():
+    near = [Point(f"run-{i}", "single", 0.8 + i / 100, 0.7 + i / 100) for i in range(8)]
+    points = [*near, Point("lost", "base", 0.1, 0.1)]
+    assert [p.name for p in left_out(points, ACCURACY)] == ["lost"]
+    chart = scatter(points, ACCURACY, ("test", "shift"), WIDE)
+    assert chart.count('class="mark base hollow"') == 1
+    assert chart.count("hollow") == 1
+
+
+def test_the_legend_has_only_what_is_drawn(soup, lines, write):
+    text = render(write(soup, [line for line in lines if line["kind"] != "base"]))
+    (legend,) = re.findall(r'<ul class="legend">(.*?)</ul>', text)
+    assert re.findall(r"</svg>([^<]+)</li>", legend) == [
+        "single model",
+        "best single",
+        "uniform soup",
+        "this soup",
+        "ensemble",
+    ]
+
+
+def test_tastings_are_shown_in_the_metrics_own_direction(black_box, write):
+    text = render(write(black_box, None))
+    assert '<td class="num">3.360</td>' in text
+    assert re.search(r"<title>\d\. [\w-]+: 3\.360, kept</title>", text)
 
 
 def test_shas_are_short_with_the_whole_at_hand(soup, lines, write):

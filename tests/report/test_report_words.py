@@ -47,28 +47,37 @@ def test_the_first_sentence_is_the_test(soup, lines, write, value, p, outcome, w
     )
 
 
-def test_the_second_sentence_names_each_shift_under_its_verdict(soup, lines, write):
+def test_the_second_sentence_is_the_mean_of_the_shifts(soup, lines, write):
     compare(lines, "tweets", value=0.85, p=0.002, verdict="better")
     compare(lines, "reviews", value=0.82, p=0.4, verdict=NO_DIFFERENCE)
     compare(lines, "forum", value=0.70, p=0.01, verdict="worse")
-    # (0.85 + 0.82 + 0.70) / 3 = 0.79 against 0.812.
+    compare(lines, "mean of shifts", value=0.79, p=0.02, verdict="worse")
     assert said(write(soup, lines))[1] == (
         "Over the 3 shifts its mean is 79.0 %, 2.2 points below the best single model: "
-        "better on tweets (p = 0.002, n = 1,500), worse on forum (p = 0.01, n = 800), "
-        f"{NO_DIFFERENCE} on reviews (p = 0.4, n = 3,000)."
+        "worse, permutation test p = 0.02. One by one: better on tweets (p = 0.002, n = 1,500); "
+        f"worse on forum (p = 0.01, n = 800); {NO_DIFFERENCE} on reviews (p = 0.4, n = 3,000)."
+    )
+
+
+def test_a_single_shift_is_named(soup, lines, write):
+    compare(lines, "tweets", value=0.85, p=0.002, verdict="better")
+    kept = [line for line in lines if line["split"] in ("held-out", "test", "tweets")]
+    assert said(write(soup, kept))[1] == (
+        "On the shift tweets it scores 85.0 %, 3.8 points above the best single model: "
+        "better, exact McNemar p = 0.002, n = 1,500."
     )
 
 
 def test_below_is_better_when_lower_is(soup, lines, write):
     soup["metric"] = {"name": "nll", "higher_is_better": False}
     for tasting in soup["tastings"]:
-        tasting["score"] = tasting["score"] - 1
+        tasting["score"] = 1 - tasting["score"]
     for line in lines:
         line |= {"metric": "nll", "value": 1 - line["value"]}
-    compare(lines, "test", value=0.8, p=0.01, verdict="better", wins=None, losses=None)
+    compare(lines, "test", value=0.8, p=0.01, verdict="better")
     assert said(write(soup, lines))[0] == (
         "The greedy soup of 5 of 8 models scores 0.8000 (nll, lower is better) on test, 0.01200 "
-        "below the best single model (run-003): better, p = 0.01, n = 4,000."
+        "below the best single model (run-003): better, permutation test p = 0.01, n = 4,000."
     )
 
 
@@ -93,7 +102,20 @@ def test_a_plain_average_claims_nothing(soup, write):
 def test_a_soup_of_one_is_the_best_single_model_itself(soup, lines, write):
     soup |= {"recipe": {"name": "best", "options": {}}, "ingredients": soup["ingredients"][:1]}
     sentence = said(write(soup, [line for line in lines if line["kind"] != "soup"]))[0]
-    assert "is the best single model (run-003) itself; it scores 81.5 % on test" in sentence
+    assert sentence == (
+        "The best single model of 8 is run-003; it scores 81.5 % on test, n = 4,000."
+    )
+
+
+def test_a_greedy_soup_of_one_is_the_best_single_model(soup, lines, write):
+    soup["ingredients"] = soup["ingredients"][:1]
+    for line in lines:
+        if line["model"] == "greedy soup":
+            line["members"] = ["run-003"]
+    sentence = said(write(soup, lines))[0]
+    assert sentence.startswith(
+        "The greedy soup of 1 of 8 models is the best single model (run-003) itself; it scores"
+    )
 
 
 def test_unmeasured_shifts_are_said(soup, lines, write):
@@ -104,6 +126,8 @@ def test_unmeasured_shifts_are_said(soup, lines, write):
 def test_the_best_single_is_found_on_held_out_data(soup, lines, write):
     """A model that is best on test only must not become the baseline."""
     for line in lines:
+        line["versus"] = None
+    for line in lines:
         if line["model"] == "run-004" and line["role"] != "held-out":
             line["value"] = 0.99
     best = tabulate(collect(write(soup, lines))).of("best")
@@ -111,15 +135,25 @@ def test_the_best_single_is_found_on_held_out_data(soup, lines, write):
     assert best.model == "run-003"
 
 
-def test_the_mean_of_shifts_needs_all_of_them(soup, lines, write):
+def test_the_best_single_is_the_lowest_when_lower_is_better(black_box, write):
+    worst_first = sorted(black_box["tastings"][:8], key=lambda t: -t["score"])
+    table = tabulate(collect(write(black_box | {"tastings": worst_first}, None)))
+    best = table.of("best")
+    assert best is not None
+    assert best.cells["held-out"].value == worst_first[-1]["score"]
+
+
+def test_a_mean_that_is_not_recorded_needs_all_the_shifts(soup, lines, write):
+    lines = [line for line in lines if line["role"] != "mean-shift"]
     lines = [x for x in lines if (x["model"], x["split"]) != ("base", "forum")]
     table = tabulate(collect(write(soup, lines)))
     base, ensemble = table.of("base"), table.of("ensemble")
     assert base is not None
     assert base.mean is None
     assert ensemble is not None
-    assert ensemble.mean == pytest.approx(
-        sum(x["value"] for x in lines if (x["model"], x["role"]) == ("ensemble", "shift")) / 3
+    assert ensemble.mean is not None
+    assert ensemble.mean.value == pytest.approx(
+        sum(x["value"] for x in lines if (x["kind"], x["role"]) == ("ensemble", "shift")) / 3
     )
     assert ensemble.cost == 8
 

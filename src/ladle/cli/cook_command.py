@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from ladle.errors import BadInput
 
 if TYPE_CHECKING:
     from ladle.cook import OpenEvaluate, Recipe
-    from ladle.evaluate import Store
-    from ladle.soup import Evaluate, Ingredient, Soup
+    from ladle.evaluate import BlackBox, Evaluator, Store
+    from ladle.soup import Ingredient, Soup
 
 
 @click.command("cook")
@@ -93,16 +93,19 @@ def command(
             {"output": str(output), "soup": cooked.record, "evaluations": cooked.evaluations}
         )
         return
-    _show(cooked.soup, len(pool), output)
+    _show(cooked.record, output)
     if cooked.evaluations:
         screen.say("")
         evaluations.show(cooked.evaluations)
 
 
-def _show(soup: Soup, offered: int, output: Path) -> None:
-    for tasting in soup.tastings:
-        screen.say(str(tasting))
-    screen.say(f"{soup.recipe} soup: {len(soup.pool)} of {offered} checkpoints -> {output}")
+def _show(record: Mapping[str, Any], output: Path) -> None:
+    for tasting in record["tastings"]:
+        score = "no score" if tasting["score"] is None else f"{tasting['score']:.4f}"
+        mark = "+" if tasting["kept"] else " "
+        screen.say(f"{score:>10} {mark} {tasting['candidate']}  {tasting['reason']}")
+    chosen, offered = len(record["ingredients"]), len(record["pool"])
+    screen.say(f"{record['recipe']['name']} soup: {chosen} of {offered} checkpoints -> {output}")
 
 
 def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
@@ -131,7 +134,7 @@ def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate
     find_device(device)
     task = load_task(reference)
 
-    def open_evaluate(store: Store, workspace: Path) -> Evaluate:
+    def open_evaluate(store: Store, workspace: Path) -> Evaluator:
         return Evaluator(
             task, store=store, device=device, batch_size=batch_size, watch=screen.watching
         )
@@ -152,7 +155,7 @@ def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> 
             raise BadInput("--model goes with --score FILE.py:FUNCTION, not with a command")
     build = None if model is None else load_attribute(model)
 
-    def open_evaluate(store: Store, workspace: Path) -> Evaluate:
+    def open_evaluate(store: Store, workspace: Path) -> BlackBox:
         ask = on_disk(scorer, workspace) if build is None else in_memory(scorer, build)
         return BlackBox(ask, identity=identity, store=store, metric=metric, mode=mode)
 

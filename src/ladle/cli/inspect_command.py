@@ -110,7 +110,7 @@ def _show_geometry(found: dict[str, Any]) -> None:
     for i, name in enumerate(found["names"]):
         distance = found["distances"][i]
         relative = f"{100 * distance / found['base_norm']:.2f} %" if found["base_norm"] else "-"
-        angles = [f"{angle:.1f}°" for angle in found["angles"][i]]
+        angles = ["-" if angle != angle else f"{angle:.1f}°" for angle in found["angles"][i]]
         rows.append([f"{i} {name}", f"{distance:.4g}", relative, *angles])
     screen.print_table(columns, rows)
     for name, one in found.get("tensors", {}).items():

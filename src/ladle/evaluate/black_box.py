@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ladle.errors import BadInput, ScoringFailed
 from ladle.evaluate.store import Store
@@ -54,6 +54,10 @@ class BlackBox:
             value = number_in(self._ask(soup), self._metric)
             self._store.keep_score(soup.digest, self._identity, value)
         return self._sign * value
+
+    def describe(self) -> dict[str, Any]:
+        """The metric, for the record; task and splits are the scorer's own business."""
+        return {"metric": {"name": self._metric or "score", "higher_is_better": self._sign > 0}}
 
 
 def on_disk(score: Callable[[Path], object], workspace: Path) -> Ask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate.store import Store
@@ -61,6 +61,21 @@ class Evaluator:
     def __call__(self, soup: Soup) -> float:
         metric = self.task.metric
         return metric.sign * metric(self.predict(soup, self.held_out.name))
+
+    def describe(self) -> dict[str, Any]:
+        """Task, metric and splits, for the record."""
+        task = self.task
+        return {
+            "task": {"name": task.name, "digest": task.digest},
+            "metric": {
+                "name": task.metric.name,
+                "higher_is_better": task.metric.higher_is_better,
+            },
+            "splits": {
+                split.name: {"role": split.role, "n": len(split), "digest": split.digest}
+                for split in task.splits.values()
+            },
+        }
 
     def predict(self, soup: Soup, split: str) -> Predictions:
         """What the soup says about a split, from the store or from the model.

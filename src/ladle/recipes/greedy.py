@@ -56,5 +56,6 @@ def _judge(
     elif score == so_far:
         kept, reason = not strict, "no change" + (": rejected (--strict)" if strict else "")
     else:
-        kept, reason = score > so_far, f"{score - so_far:+.4f}"
+        kept = score > so_far
+        reason = f"{'better' if kept else 'worse'} by {abs(score - so_far):.4f}"
     return Tasting(candidate, trial.members, score, kept, reason)

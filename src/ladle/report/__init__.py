@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from ladle.files import new_file
 from ladle.report.collect import collect
 from ladle.report.page import page
 
@@ -27,16 +26,6 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     """
     text = render(folder)
     output = folder / "report.html" if output is None else output
-    # In the same folder, because a rename across file systems would be a copy.
-    handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(output) as part:
+        part.write_text(text, encoding="utf-8")
     return output

@@ -40,12 +40,11 @@ def collect(folder: Path) -> Record:
     tastings = tuple(map(_tasting, soup.objects("tastings")))
     metric = _metric(soup.object("metric"), tastings, lines)
     own = tuple(line for line in lines if metric and line.metric == metric.name)
-    _same_direction(path, metric, tastings, own)
     pool = tuple(map(_ingredient, soup.objects("pool")))
     ingredients = tuple(map(_ingredient, soup.objects("ingredients")))
     return Record(
         ladle=soup.text("ladle"),
-        command=soup.text("command"),
+        command=_text_or_empty(soup, "command"),
         created=soup.text("created"),
         recipe=soup.object("recipe").text("name"),
         options=soup.object("recipe").object("options").shown(),
@@ -181,20 +180,3 @@ def _metric(
     # A user's own score command may print an accuracy of 81.2 for 81.2 %: that is left alone.
     fraction = all(0 <= value <= 1 for value in values if value is not None)
     return Metric(name, higher, percent=higher and fraction and name.endswith("accuracy"))
-
-
-def _same_direction(
-    path: Path, metric: Metric | None, tastings: tuple[Tasting, ...], lines: tuple[Evaluation, ...]
-) -> None:
-    """Refuses a lower-is-better record whose tastings were not negated: it would be read upside
-    down, and the worst model called the best."""
-    if metric is None or metric.higher_is_better:
-        return
-    held_out = {e.members: e.value for e in lines if e.role == "held-out" and e.kind == "single"}
-    for tasting in tastings:
-        value = held_out.get(tasting.members)
-        if value and tasting.score and value * tasting.score > 0:
-            raise BadInput(
-                f"{path}: the tasting of {tasting.candidate} scores {tasting.score:g}, but its "
-                f"{metric.name} is {value:g}, and lower is better; tastings hold the negated metric"
-            )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html import escape
 from importlib.resources import files
 
+from ladle.predictions.uncertainty import CONFIDENCE
 from ladle.report import tables
 from ladle.report.plots import NARROW, WIDE, Bar, Point, Step, dots, left_out, scatter, steps
 from ladle.report.record import Metric, Record
@@ -76,7 +77,7 @@ def _results(table: Table, metric: Metric) -> str:
     notes = [f"Scores are {metric.name}{' in %' if metric.percent else _lower_note(metric)}."]
     cells = [cell for row in table.rows for cell in row.cells.values()]
     if any(cell.low is not None for cell in cells):
-        notes.append("Below each stands its confidence interval.")
+        notes.append(f"Below each stands its {CONFIDENCE:.0%} confidence interval.")
     if table.role("held-out"):
         notes.append(
             "The recipe chose by the held-out column, so that column is optimistic for what it "
@@ -88,10 +89,7 @@ def _results(table: Table, metric: Metric) -> str:
             "single model on the same examples."
         )
     if len(table.role("shift")) > 1:
-        notes.append(
-            "The mean of shifts is their plain mean, whatever their sizes; its difference is "
-            "shown but not tested."
-        )
+        notes.append("The mean of shifts is their plain mean, whatever their sizes.")
     if not table.role("test") and not table.role("shift"):
         notes.append("Nothing was measured on test data or under shift.")
     notes.append("Cost is the number of models that one prediction runs.")
@@ -110,7 +108,7 @@ def _robustness(table: Table, metric: Metric) -> str:
         return _section("Test scores", drawn + tag("p", note, class_="note"))
     name = "mean shift" if len(shifts) > 1 else shifts[0].name
     points = [
-        Point(row.model, row.part, row.cells[test[0].name].value, row.mean)
+        Point(row.model, row.part, row.cells[test[0].name].value, row.mean.value)
         for row in table.rows
         if test[0].name in row.cells and row.mean is not None
     ]
@@ -137,11 +135,7 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
     if len(tried) < 2:
         return _singles(table, metric, listing)
     first = [t for t in record.tastings if len(t.members) == 1 and t.kept]
-    order = [
-        Step(t.candidate, metric.sign * t.score, t.kept)
-        for t in [*first, *tried]
-        if t.score is not None
-    ]
+    order = [Step(t.candidate, t.score, t.kept) for t in [*first, *tried] if t.score is not None]
     kept = sum(step.kept for step in order)
     words = (
         f"Each candidate was added to what had been kept so far and the result was tasted on the "
@@ -180,7 +174,9 @@ def _making(record: Record) -> str:
     ]
     if record.other_metrics:
         pairs.append(("also in evaluations.jsonl", ", ".join(record.other_metrics)))
-    command = tag("h3", "Command") + tag("pre", tag("code", escape(record.command)))
+    command = ""
+    if record.command:
+        command = tag("h3", "Command") + tag("pre", tag("code", escape(record.command)))
     body = tables.ingredients(record) + data + command + tables.facts(pairs)
     return _section("How it was made", body)
 

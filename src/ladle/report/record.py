@@ -19,6 +19,7 @@ class Metric:
 
     @property
     def sign(self) -> float:
+        """What makes higher better: scores are kept and shown in the metric's own direction."""
         return 1.0 if self.higher_is_better else -1.0
 
 
@@ -35,7 +36,7 @@ class Ingredient:
 
 @dataclass(frozen=True)
 class Tasting:
-    """One candidate tried on the held-out set. `score` is the recipe's: higher is better."""
+    """One candidate tried on the held-out set; `score` is None where it was not finite."""
 
     candidate: str
     members: tuple[str, ...]

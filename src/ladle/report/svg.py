@@ -132,11 +132,14 @@ def place(
     shown = []
     for label in labels:
         width = LETTER * len(label.words) * (1.1 if label.class_ == "chosen" else 1)
-        for extra, (anchor, dx, dy) in product((avoid, ()), _PLACES):
+        rounds = [[*filled, *avoid], filled]
+        if label.class_ == "chosen":
+            rounds.append([])  # never without its name, even across a mark
+        for others, (anchor, dx, dy) in product(rounds, _PLACES):
             x, y = label.x + dx, label.y + dy
             left = x - {"start": 0.0, "end": width, "middle": width / 2}[anchor]
             box = Box(left, y - 10, left + width, y + 3)
-            if frame.covers(box) and not any(box.meets(other) for other in [*filled, *extra]):
+            if frame.covers(box) and not any(box.meets(other) for other in others):
                 filled.append(box)
                 shown.append(write(label.words, x, y, anchor, f"label {label.class_}"))
                 break

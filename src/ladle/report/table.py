@@ -39,7 +39,7 @@ class Row:
     part: Part
     members: tuple[str, ...]
     cells: dict[str, Cell] = field(default_factory=dict)
-    mean: float | None = None
+    mean: Cell | None = None
 
     @property
     def cost(self) -> int | None:
@@ -72,9 +72,16 @@ def tabulate(record: Record) -> Table:
     best = _best_single(record, found)
     chosen = _chosen(record, found)
     shifts = [column.name for column in columns if column.role == "shift"]
+    means = {
+        line.model: Cell(line.value, line.low, line.high, line.versus)
+        for line in record.evaluations
+        if line.role == "mean-shift" and line.value is not None
+    }
     rows = []
     for row in found.values():
         part = row.part
+        if record.recipe == "best" and row.model == chosen:
+            continue  # it is the best single model over again
         if row.model == chosen:
             part = "chosen"
         elif row.model == best:
@@ -82,8 +89,8 @@ def tabulate(record: Record) -> Table:
         elif part == "soup" and row.model.startswith("uniform"):
             part = "uniform"
         values = [row.cells[name].value for name in shifts if name in row.cells]
-        mean = sum(values) / len(values) if values and len(values) == len(shifts) else None
-        rows.append(Row(row.model, part, row.members, row.cells, mean))
+        plain = Cell(sum(values) / len(shifts)) if shifts and len(values) == len(shifts) else None
+        rows.append(Row(row.model, part, row.members, row.cells, means.get(row.model, plain)))
     rows.sort(key=lambda row: (_ORDER.index(row.part), _rank(row, columns, record)))
     kept = tuple(ingredient.name for ingredient in record.ingredients)
     result = next((row for row in rows if row.part == "chosen"), None)
@@ -132,31 +139,33 @@ def _rows(record: Record, columns: tuple[Column, ...]) -> dict[str, Row]:
         if (kind, members) not in known:
             name = tasting.candidate if kind == "single" else soup_name(record)
             known[kind, members] = rows.setdefault(name, Row(name, kind, tasting.members))
-        cell = Cell(record.metric.sign * tasting.score)
+        cell = Cell(tasting.score)
         known[kind, members].cells.setdefault(held_out, cell)
     return rows
 
 
 def _best_single(record: Record, rows: dict[str, Row]) -> str | None:
-    """Found on held-out data, never on test: by the tastings, else by the evaluations."""
+    """The one that the others were compared with; else the best on held-out data, never on test."""
+    if record.metric is None:
+        return None
+    named = {line.versus.model for line in record.evaluations if line.versus}
+    compared = [row.model for row in rows.values() if row.part == "single" and row.model in named]
+    if len(compared) == 1:
+        return compared[0]
     scored = [
-        (tasting.score, row.model)
+        (record.metric.sign * tasting.score, row.model)
         for tasting in record.tastings
         for row in rows.values()
         if row.part == "single" and tasting.members == row.members and tasting.score is not None
     ]
-    if not scored and record.metric is not None:
+    if not scored:
         scored = [
             (record.metric.sign * row.cells[line.split].value, row.model)
             for line in record.evaluations
             for row in (rows[line.model],)
             if line.role == "held-out" and row.part == "single" and line.split in row.cells
         ]
-    if scored:
-        return max(scored, key=lambda pair: pair[0])[1]
-    named = {line.versus.model for line in record.evaluations if line.versus}
-    singles = [row.model for row in rows.values() if row.part == "single"]
-    return next((m for m in singles if m in named or f"best single ({m})" in named), None)
+    return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 def _chosen(record: Record, rows: dict[str, Row]) -> str | None:

@@ -8,7 +8,7 @@ from html import escape
 from ladle.report.record import Ingredient, Metric, Record, Tasting, Versus
 from ladle.report.svg import mark, tag
 from ladle.report.table import Cell, Column, Row, Table
-from ladle.report.words import count, plain, probability, score, signed
+from ladle.report.words import count, plain, probability, score, signed, test_name
 
 NOT_MEASURED = '<td class="none"><span aria-label="not measured">–</span></td>'
 _SIGNS = {"better": "▲", "worse": "▼"}
@@ -34,7 +34,7 @@ def _results(rows: Sequence[Row], table: Table, metric: Metric, caption: str) ->
     heads = [_head("model")]
     heads += [_head(c.name, *_under(c), class_="num") for c in table.columns]
     if len(shifts) > 1:
-        heads.append(_head("mean of shifts", f"plain mean of {len(shifts)}", class_="num"))
+        heads.append(_head("mean of shifts", "plain mean", class_="num"))
     heads.append(_head("cost", "models run", class_="num"))
     body = "".join(_row(row, row == table.chosen, table, metric) for row in rows)
     return framed(caption, "".join(heads), body, "results broad" if len(heads) > 8 else "results")
@@ -44,7 +44,7 @@ def _row(row: Row, chosen: bool, table: Table, metric: Metric) -> str:
     cells = [_name(row)]
     cells += [_cell(row.cells.get(column.name), metric) for column in table.columns]
     if len(table.role("shift")) > 1:
-        cells.append(_mean(row, table.of("best"), metric))
+        cells.append(_cell(row.mean, metric, mean=True))
     cost = "k" if row.cost is None else str(row.cost)
     cells.append(tag("td", escape(cost), class_="num"))
     return tag("tr", *cells, class_="is-chosen" if chosen else "")
@@ -66,14 +66,14 @@ def _name(row: Row) -> str:
     return tag("th", tag("span", icon, inner, class_="model"), scope="row")
 
 
-def _cell(cell: Cell | None, metric: Metric) -> str:
+def _cell(cell: Cell | None, metric: Metric, mean: bool = False) -> str:
     if cell is None:
         return NOT_MEASURED
     parts = [tag("b", escape(score(cell.value, metric)))]
     if cell.low is not None and cell.high is not None:
         parts.append(tag("small", escape(interval(cell.low, cell.high, metric))))
     if cell.versus:
-        parts.append(_mark(cell.versus, metric))
+        parts.append(_mark(cell.versus, metric, test_name(metric, mean)))
     return tag("td", *parts, class_="num")
 
 
@@ -84,7 +84,7 @@ def interval(low: float, high: float, metric: Metric) -> str:
     return f"{plain(low)} to {plain(high)}" if low < 0 else f"{plain(low)}–{plain(high)}"
 
 
-def _mark(versus: Versus, metric: Metric) -> str:
+def _mark(versus: Versus, metric: Metric, test: str) -> str:
     known = versus.verdict in _SIGNS
     words = f"{_SIGNS[versus.verdict]} {versus.verdict}" if known else "≈ no difference"
     details = [f"against {versus.model}: {versus.verdict}"]
@@ -94,20 +94,11 @@ def _mark(versus: Versus, metric: Metric) -> str:
         details.append(f"from {signed(versus.low, metric)} to {signed(versus.high, metric)}")
     if versus.wins is not None and versus.losses is not None:
         details.append(f"{count(versus.wins, 'example')} won, {versus.losses:,} lost")
-    details.append(probability(versus))
+    details.append(f"{test} {probability(versus)}" if versus.p is not None else "")
     title = ", ".join(part for part in details if part)
     class_ = f"versus {versus.verdict if known else 'same'}"
-    p = tag("small", escape(probability(versus).replace("exact McNemar ", "")))
+    p = tag("small", escape(probability(versus)))
     return tag("span", tag("span", escape(words), class_=class_), p, title=title)
-
-
-def _mean(row: Row, best: Row | None, metric: Metric) -> str:
-    if row.mean is None:
-        return NOT_MEASURED
-    parts = [tag("b", escape(score(row.mean, metric)))]
-    if best is not None and best.mean is not None and row is not best:
-        parts.append(tag("small", escape(signed(row.mean - best.mean, metric))))
-    return tag("td", *parts, class_="num")
 
 
 def tastings(tried: Sequence[Tasting], metric: Metric) -> str:
@@ -133,7 +124,7 @@ def tastings(tried: Sequence[Tasting], metric: Metric) -> str:
 
 
 def _tasting(step: str, tasting: Tasting, metric: Metric) -> str:
-    shown = "not finite" if tasting.score is None else score(metric.sign * tasting.score, metric, 2)
+    shown = "not finite" if tasting.score is None else score(tasting.score, metric, 2)
     outcome = "● kept" if tasting.kept else "○ not kept"
     return tag(
         "tr",

@@ -41,11 +41,14 @@ def signed(difference: float, metric: Metric) -> str:
 
 
 def probability(versus: Versus) -> str:
-    """`exact McNemar p = 0.03`; without counts of examples won and lost it is just `p = 0.03`."""
     if versus.p is None:
         return ""
-    test = "exact McNemar " if versus.wins is not None and versus.losses is not None else ""
-    return test + ("p < 0.001" if versus.p < 0.001 else f"p = {versus.p:.2g}")
+    return "p < 0.001" if versus.p < 0.001 else f"p = {versus.p:.2g}"
+
+
+def test_name(metric: Metric, mean: bool) -> str:
+    """Accuracies on one split are compared by McNemar's test, all else by permutation."""
+    return "exact McNemar" if metric.percent and not mean else "permutation test"
 
 
 def count(number: int, noun: str) -> str:
@@ -62,6 +65,8 @@ def title(record: Record) -> str:
     name = soup_name(record)
     kept = len({ingredient.name for ingredient in record.ingredients})
     offered = len(record.pool)
+    if record.recipe == "best":
+        return f"Best single model of {offered}"
     of = f"{kept} of {count(offered, 'model')}" if offered > kept else count(kept, "model")
     return f"{name[:1].upper()}{name[1:]} of {of}"
 
@@ -101,7 +106,9 @@ def _first(record: Record, metric: Metric, chosen: Row, best: Row | None, column
     what = "" if metric.percent else f" ({metric.name}{_direction(metric)})"
     kept_best = best is not None and chosen.members == best.members
     subject = f"The {_lower(title(record))}"
-    if kept_best and best is not None:
+    if record.recipe == "best":
+        subject += f" is {listed(chosen.members)}; it"
+    elif kept_best and best is not None:
         subject += f" is the best single model ({best.model}) itself; it"
     sentence = f"{subject} scores {score(cell.value, metric)}{what} on {column.name}"
     size = f"n = {column.n:,}" if column.n else ""
@@ -112,27 +119,36 @@ def _first(record: Record, metric: Metric, chosen: Row, best: Row | None, column
     sentence += f", {gap} {against}" if gap else f", compared with {against}"
     if cell.versus is None:
         return f"{sentence}{', ' + size if size else ''}; the difference was not tested."
-    evidence = [part for part in (probability(cell.versus), size) if part]
-    return f"{sentence}: {', '.join([cell.versus.verdict, *evidence])}."
+    return f"{sentence}: {_outcome(cell.versus, test_name(metric, mean=False), size)}."
 
 
 def _shifts(chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Metric) -> str:
-    alone = best is None or chosen.members == best.members
-    if len(shifts) == 1:
-        cell = chosen.cells[shifts[0].name]
-        gap = "" if best is None else _gap(cell, best.cells.get(shifts[0].name), metric)
-        start = f"On the shift {shifts[0].name} it scores {score(cell.value, metric)}"
-    else:
-        start = f"Over the {len(shifts)} shifts"
-        gap = ""
-        if chosen.mean is not None:
-            start += f" its mean is {score(chosen.mean, metric)}"
-            other = None if best is None or best.mean is None else Cell(best.mean)
-            gap = _gap(Cell(chosen.mean), other, metric)
-    if alone:
+    one = chosen.cells[shifts[0].name] if len(shifts) == 1 else None
+    whole = one or chosen.mean
+    other: Cell | None = None
+    if best is not None:
+        other = best.cells.get(shifts[0].name) if one else best.mean
+    start = f"Over the {len(shifts)} shifts its mean"
+    start = f"On the shift {shifts[0].name} it" if one else start
+    if whole is None:
+        return f"Of the shifts: {_apart(chosen, shifts)}."
+    start += f" {'scores' if one else 'is'} {score(whole.value, metric)}"
+    if best is None or chosen.members == best.members:
         return f"{start}."
-    if gap:
-        start += f", {gap} the best single model"
+    gap = _gap(whole, other, metric)
+    start += f", {gap} the best single model" if gap else ""
+    if one:
+        size = f"n = {shifts[0].n:,}" if shifts[0].n else ""
+        tested = one.versus and _outcome(one.versus, test_name(metric, mean=False), size)
+        return f"{start}: {tested}." if tested else f"{start}; the difference was not tested."
+    if whole.versus is None:
+        return f"{start}; one by one: {_apart(chosen, shifts)}."
+    tested = _outcome(whole.versus, test_name(metric, mean=True), "")
+    return f"{start}: {tested}. One by one: {_apart(chosen, shifts)}."
+
+
+def _apart(chosen: Row, shifts: Sequence[Column]) -> str:
+    """`better on a (p = 0.01, n = 900); worse on b (...)`: each shift under its verdict."""
     groups = []
     for name in ("better", "worse", _NO_DIFFERENCE):
         same = [_evidence(c, chosen) for c in shifts if _verdict_of(chosen.cells[c.name]) == name]
@@ -142,13 +158,17 @@ def _shifts(chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Met
     untested = [c.name for c in shifts if chosen.cells[c.name].versus is None]
     if untested:
         groups.append(f"not tested on {listed(untested)}")
-    joint = "; " if any("," in group or " and " in group for group in groups) else ", "
-    return f"{start}: {joint.join(groups)}."
+    return "; ".join(groups)
+
+
+def _outcome(versus: Versus, test: str, size: str) -> str:
+    p = f"{test} {probability(versus)}" if versus.p is not None else ""
+    return ", ".join(part for part in (versus.verdict, p, size) if part)
 
 
 def _evidence(column: Column, row: Row) -> str:
     versus = row.cells[column.name].versus
-    p = probability(versus).replace("exact McNemar ", "") if versus else ""
+    p = probability(versus) if versus else ""
     size = f"n = {column.n:,}" if column.n else ""
     inside = ", ".join(part for part in (p, size) if part)
     return f"{column.name} ({inside})" if inside else column.name

@@ -26,9 +26,12 @@ def record(
     """`soup.json`: everything that is known about how the soup came about.
 
     `offered` are all the ingredients there were to choose from; `evaluation` adds what the
-    evaluator knows (task, metric, splits, seed).
+    evaluator knows (task, metric, splits, seed). Scores stand in the metric's own direction.
     """
     from ladle import __version__
+
+    metric = (evaluation or {}).get("metric")
+    sign = 1.0 if metric is None or metric["higher_is_better"] else -1.0
 
     return {
         "version": VERSION,
@@ -47,7 +50,7 @@ def record(
             {
                 "candidate": tasting.candidate,
                 "members": list(tasting.members),
-                "score": tasting.score,
+                "score": None if tasting.score is None else sign * tasting.score,
                 "kept": tasting.kept,
                 "reason": tasting.reason,
             }

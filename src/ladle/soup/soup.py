@@ -40,10 +40,6 @@ class Tasting:
     kept: bool
     reason: str
 
-    def __str__(self) -> str:
-        score = "no score" if self.score is None else f"{self.score:.4f}"
-        return f"{score:>9} {'+' if self.kept else ' '} {self.candidate}  {self.reason}"
-
 
 @dataclass(frozen=True)
 class Soup:

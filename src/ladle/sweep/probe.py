@@ -50,7 +50,7 @@ def linear_probe(task: Trainable, model: nn.Module) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(objective)  # type: ignore[arg-type]
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         loss = float(F.cross_entropy(F.linear(features, weight, bias), labels))
         if not torch.isfinite(weight).all() or loss != loss:

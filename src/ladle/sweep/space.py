@@ -190,9 +190,7 @@ class Space:
             distribution = _distribution(value, f"{key} in {source}")
             wrong = [value for value in distribution.extremes if value not in LIMITS[key]]
             if wrong:
-                raise BadInput(
-                    f"{key} in {source} can be {wrong[0]!r}; it takes {LIMITS[key]}"
-                )
+                raise BadInput(f"{key} in {source} can be {wrong[0]!r}; it takes {LIMITS[key]}")
             given[key] = distribution
         return cls(**given)
 

@@ -179,7 +179,7 @@ class TextClassification:
             raise BadTask(f"task {self.name} has no split with the role train; add one")
         labels = torch.from_numpy(split.labels)
         tokens = self._tokens_of(split.name)
-        states = self._states_of(split.name) if self.freeze else None
+        states = self._states_of(split.name)
         for batch in tokens.shuffled(batch_size, generator):
             rows = [tokens.rows(i) for i in batch.tolist()]
             if augmentation:
@@ -190,7 +190,7 @@ class TextClassification:
         return self._logits(model, inputs, next(model.parameters()).device)
 
     def save(self, model: nn.Module, folder: str | Path) -> None:
-        """Write model and tokenizer, as AutoModelForSequenceClassification.from_pretrained reads."""
+        """Write model and tokenizer, for AutoModelForSequenceClassification.from_pretrained."""
         with _quiet():
             model.save_pretrained(folder)  # type: ignore[operator]
             self._tokenizer.save_pretrained(folder)
@@ -198,8 +198,7 @@ class TextClassification:
     def _logits(
         self, model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device
     ) -> Tensor:
-        if "inputs_embeds" in inputs:
-            assert self._cut is not None
+        if self._cut is not None and "inputs_embeds" in inputs:
             model = self._cut.upper(model)
         moved = {key: value.to(device) for key, value in inputs.items()}
         return model(**moved).logits  # type: ignore[no-any-return]
@@ -215,7 +214,12 @@ class TextClassification:
 
     @cached_property
     def _cut(self) -> Cut | None:
-        return Cut.of(self._base, self.freeze) if self.freeze else None
+        if not self.freeze:
+            return None
+        tokens = PackedTokens.of(self._tokenizer(["a", "two or three words"])["input_ids"])
+        inputs = self._inputs(tokens, None, [tokens.rows(0), tokens.rows(1)])
+        cut = Cut.of(self._base, self.freeze)
+        return cut.tried(self._base, self.head, inputs["input_ids"], inputs["attention_mask"])
 
     @cached_property
     def _base(self) -> Any:
@@ -263,14 +267,15 @@ class TextClassification:
         return self._tokens[split]
 
     @torch.no_grad()
-    def _states_of(self, split: str) -> Tensor:
-        """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids."""
+    def _states_of(self, split: str) -> Tensor | None:
+        """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids.
+
+        None when nothing is frozen.
+        """
+        if self._cut is None:
+            return None
         if split not in self._states:
-            assert self._cut is not None
             tokens = self._tokens_of(split)
-            if not self._states:
-                first = self._inputs(tokens, None, [tokens.rows(i) for i in range(len(tokens))[:4]])
-                self._cut.check(self._base, first["input_ids"], first["attention_mask"])
             lower = self._cut.lower(self._base)
             states = torch.empty(len(tokens.ids), self._base.config.hidden_size)
             for batch in tokens.by_length(64):
@@ -299,7 +304,7 @@ def _head_of(model: Any, labels: int) -> str:
     """Path of the last linear layer after the encoder; BadTask if none gives one number a label."""
     base = f"{model.base_model_prefix}."
     paths = [
-        path
+        str(path)
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.out_features == labels

@@ -77,7 +77,9 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, object]]
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise BadInput(f"{path}:{reader.line_num} is not valid {path.suffix}: {error}") from error
+            raise BadInput(
+                f"{path}:{reader.line_num} is not valid {path.suffix}: {error}"
+            ) from error
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:

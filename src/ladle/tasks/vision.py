@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,7 @@ class ImageClassification:
         return Preprocessing(
             size=self._architecture.image_size or int(config["input_size"][-1]),
             crop=self._crop or float(config["crop_pct"]),
+            squash=config.get("crop_mode") == "squash",
             interpolation=str(config["interpolation"]),
             mean=tuple(map(float, config["mean"])),
             std=tuple(map(float, config["std"])),
@@ -165,9 +166,9 @@ class ImageClassification:
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """Logits (B, C) for images from `batches`; differentiable.
 
-        On a CPU the model's weights are laid out channels-last in memory, from the first call on.
+        When it trains on a CPU, the model's weights are laid out channels-last in memory.
         """
-        if next(model.parameters()).device.type == "cpu":
+        if torch.is_grad_enabled() and next(model.parameters()).device.type == "cpu":
             # Nearly halves the time of a training step, and is free once done.
             model.to(memory_format=torch.channels_last)
         # The running statistics stay those of the base. All fine-tunings share them, so averaged
@@ -226,14 +227,19 @@ class ImageClassification:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = torch.split(order, batch_size)
         loader: DataLoader[Tensor] = DataLoader(
-            pictures,  # type: ignore[arg-type]  # a loader needs no more than its two methods
+            pictures,  # type: ignore[arg-type]  # a loader needs no more than these methods
             batch_sampler=[indices.tolist() for indices in chosen],
+            collate_fn=_as_they_are,
             num_workers=self._workers,
             # Without one of its own, the loader advances the generator of the process.
             generator=torch.Generator(),
         )
         for indices, images in zip(chosen, loader, strict=True):
             yield indices, self.preprocessing.normalise(images)
+
+
+def _as_they_are(images: Any) -> Any:
+    return images
 
 
 def _forward(model: nn.Module, images: Tensor) -> Tensor:
@@ -270,7 +276,13 @@ def _check_splits(task: str, splits: Mapping[str, Examples], classes: int) -> No
             )
         if len(images) == 0:
             raise BadTask(f"split {name} of task {task} is empty; give it images or leave it out")
-        if isinstance(images, np.ndarray) and not (
+        if not isinstance(images, np.ndarray):
+            if not all(isinstance(image, str | Path) for image in images):
+                raise BadTask(
+                    f"images of split {name} are neither one array nor paths; give uint8 (N, H, W) "
+                    "or (N, H, W, C), or a list of image files"
+                )
+        elif not (
             images.dtype == np.uint8
             and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3)))
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import linecache
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ladle.errors import BadTask, UnreadableCheckpoint
-from ladle.tasks.vision_pictures import digest_of_file, imported
+from ladle.tasks.vision_pictures import imported
 
 Builder = Callable[[int, float | None], nn.Module]
 """Called with the number of classes and the dropout (None: the model's own)."""
@@ -45,6 +46,9 @@ class Architecture:
     class_count: int
     final_layer: str | None = None
     image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _ = self._parts  # so that a wrong source is refused here, where it is given
 
     @property
     def library(self) -> str:
@@ -73,10 +77,11 @@ class Architecture:
     @property
     def identity(self) -> bytes:
         """Changes with the architecture; for a function, with the file that it is written in."""
-        described = repr((self.library, self.name, self.class_count, self.final_layer)).encode()
+        described = repr((self.library, self.name, self.class_count, self.final_layer))
         if callable(self.source) and (file := inspect.getsourcefile(inspect.unwrap(self.source))):
-            described += digest_of_file(file)
-        return hashlib.sha256(described).digest()
+            # Knows the cells of a notebook too.
+            described += "".join(linecache.getlines(file))
+        return hashlib.sha256(described.encode()).digest()
 
     def build(
         self, dropout: float | None, weights: Path | None, rename: Callable[[str], str]
@@ -96,7 +101,8 @@ class Architecture:
     def describe(self, label_names: tuple[str, ...], data_config: Mapping[str, object]) -> str:
         """The text of `config.json`; for timm, what timm itself would write for its hub."""
         config: dict[str, object] = {
-            "architecture": self.name,
+            # Without the tag that timm appends for a set of pre-trained weights.
+            "architecture": self.name.partition(".")[0] if self.library == "timm" else self.name,
             "num_classes": self.class_count,
             "label_names": list(label_names),
         }
@@ -118,6 +124,12 @@ class Architecture:
     def _parts(self) -> tuple[str, str]:
         if callable(self.source):
             function = inspect.unwrap(self.source)
+            if not (inspect.isfunction(function) or inspect.isclass(function)):
+                # What such an object holds could change the model behind the digest's back.
+                raise BadTask(
+                    f"model {function!r} is neither a function nor a class; wrap it in a function "
+                    "of (class count, dropout)"
+                )
             return "", f"{function.__module__}:{function.__qualname__}"
         library, _, name = self.source.partition(":")
         if library not in ("timm", "torchvision") or not name:
@@ -145,7 +157,7 @@ class Architecture:
         # Two builds with different random tensors would be two bases, and fine-tunings of
         # different bases cannot be averaged.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             if callable(self.source):
                 return self.source(self.class_count, dropout)
             if self.library == "timm":

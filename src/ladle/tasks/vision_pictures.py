@@ -67,22 +67,25 @@ def read_image_folder(
 class Preprocessing:
     """From an image to the input of a model: shorter side to size / crop, centre crop, normalise.
 
-    `size` is in pixels; `mean` and `std` are per channel of images scaled to 0..1.
+    `size` is in pixels; `squash` resizes both sides and so changes the proportions; `mean` and
+    `std` are per channel of images scaled to 0..1.
     """
 
     size: int
     crop: float
+    squash: bool
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def resize(self) -> Callable[[Tensor], Tensor]:
-        """A function from uint8 (3, H, W) to uint8 (3, size, size)."""
+        """A function from uint8 (..., H, W) to uint8 (..., size, size)."""
         transforms = imported("torchvision.transforms.v2")
+        side = round(self.size / self.crop)
         resized: Callable[[Tensor], Tensor] = transforms.Compose(
             [
                 transforms.Resize(
-                    round(self.size / self.crop),
+                    (side, side) if self.squash else side,
                     interpolation=transforms.InterpolationMode(self.interpolation),
                     antialias=True,
                 ),
@@ -100,7 +103,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A PyTorch data set of images as uint8 (3, size, size).
+    """Images for a PyTorch data loader, which asks for whole batches, uint8 (B, 3, size, size).
 
     With an `augmentation` above 0, each goes through two random operations of RandAugment, which
     depend on `seed` and the image's index alone. None of them flips: that would change a digit.
@@ -114,13 +117,18 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
-        image = self.images[index]
-        # Copied, because PyTorch warns about arrays that are not writable, as memory maps are.
-        pixels = torch.tensor(image if isinstance(image, np.ndarray) else _read_image(image))
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        resized = self.resize(pixels.expand(3, -1, -1))
-        return self._augmented(resized, index) if self.augmentation else resized
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        if isinstance(self.images, np.ndarray):
+            pixels = torch.from_numpy(self.images[indices])
+            pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+            resized = self.resize(pixels).expand(-1, 3, -1, -1)
+        else:
+            read = (torch.from_numpy(_read_image(self.images[index])) for index in indices)
+            resized = torch.stack([self.resize(pixels.permute(2, 0, 1)) for pixels in read])
+        if self.augmentation == 0:
+            return resized
+        pairs = zip(resized, indices, strict=True)
+        return torch.stack([self._augmented(image, index) for image, index in pairs])
 
     def _augmented(self, image: Tensor, index: int) -> Tensor:
         transforms = imported("torchvision.transforms.v2")

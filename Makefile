@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up on a machine with Python 3.10+ and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= ladle-demo
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo demo-vision test test-quick lint types docs clean
+
+demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
+	$(BIN)/ladle demo --output $(DEMO)
+
+demo-vision: $(VENV)/all.done      ## the same on images, with BatchNorm
+	$(BIN)/ladle demo --task demo-vision --output $(DEMO)-vision
+
+test: lint types                   ## everything that CI checks but the demos
+	$(BIN)/python -m pytest -n 2
+
+test-quick: $(VENV)/all.done       ## the tests that take under two minutes in all
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: $(VENV)/all.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/all.done
+	$(BIN)/mypy
+
+$(VENV)/demo.done: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/all.done: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[all,dev]'
+	@touch $@ $(VENV)/demo.done
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) $(DEMO) $(DEMO)-vision

@@ -1,0 +1,333 @@
+"""The installed command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from digits import TASK, make_runs
+from safetensors.torch import load_file, save_file
+
+LADLE = Path(sys.executable).with_name("ladle")
+
+
+def ladle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(LADLE), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def complaint(done: subprocess.CompletedProcess[str], exit_code: int = 2) -> str:
+    """The sentence of a failed command: no traceback, nothing on stdout."""
+    assert done.returncode == exit_code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    make_runs(folder, 3)
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    save_file({"w": torch.tensor([1.0, 2.0])}, tmp_path / "a.safetensors")
+    save_file({"w": torch.tensor([3.0, 8.0])}, tmp_path / "b.safetensors")
+    return tmp_path
+
+
+def test_help_names_every_command_and_is_quick() -> None:
+    ladle("--help")  # the first run compiles
+    began = time.perf_counter()
+    done = ladle("--help")
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0
+    for command in ("inspect", "average", "cook", "evaluate", "sweep", "report", "demo"):
+        assert f"  {command} " in done.stdout
+    # The contract's 0.3 s, with room for a busy machine; importing torch takes far longer.
+    assert seconds < 1.0
+
+
+def test_help_loads_neither_torch_nor_numpy() -> None:
+    code = "import sys, ladle.cli; ladle.cli._run(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+
+
+def test_average_writes_the_mean(pair: Path) -> None:
+    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", cwd=pair)
+    assert done.returncode == 0, done.stderr
+    assert "2 checkpoints (1 tensors, 2 parameters) -> soup" in done.stdout
+    assert load_file(pair / "soup" / "model.safetensors")["w"].tolist() == [2.0, 5.0]
+
+
+def test_average_with_weights(pair: Path) -> None:
+    ladle(
+        "average",
+        "a.safetensors",
+        "b.safetensors",
+        "--weights",
+        "0.25,0.75",
+        "-o",
+        "s.pt",
+        cwd=pair,
+    )
+    assert torch.load(pair / "s.pt", weights_only=True)["w"].tolist() == [2.5, 6.5]
+
+
+def test_weights_may_be_negative_and_normalised(pair: Path) -> None:
+    files = ("a.safetensors", "b.safetensors")
+    ladle("average", *files, "--weights=-1,3", "--normalize", "-o", "s.safetensors", cwd=pair)
+    assert load_file(pair / "s.safetensors")["w"].tolist() == [4.0, 11.0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--weights", "1"], "1 numbers for 2 checkpoints"),
+        (["--weights", "1,2"], "sum to 3; make them sum to 1, or add --normalize"),
+        (["--weights", "1,x"], "write numbers with commas"),
+        (["--weights", "1,-1", "--normalize"], "sum to 0.0"),
+        (["--weights", "nan,1"], "sum to nan"),
+        (["--max-shard-size", "5 apples"], "write it as in 500MB or 5GB"),
+        (["--dtype", "int8"], "'int8' is not one of"),
+    ],
+)
+def test_a_wrong_flag_is_named_and_nothing_is_written(
+    pair: Path, flags: list[str], sentence: str
+) -> None:
+    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", *flags, cwd=pair)
+    assert sentence in complaint(done)
+    assert sorted(p.name for p in pair.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_an_existing_output_is_refused_and_kept(pair: Path) -> None:
+    files = ("a.safetensors", "b.safetensors")
+    ladle("average", *files, "-o", "soup", cwd=pair)
+    before = (pair / "soup" / "model.safetensors").read_bytes()
+    done = ladle("average", "a.safetensors", "-o", "soup", cwd=pair)
+    assert "soup exists; name another --output or add --overwrite" in complaint(done)
+    assert (pair / "soup" / "model.safetensors").read_bytes() == before
+    assert ladle("average", "a.safetensors", "-o", "soup", "--overwrite", cwd=pair).returncode == 0
+    assert load_file(pair / "soup" / "model.safetensors")["w"].tolist() == [1.0, 2.0]
+
+
+def test_overwrite_does_not_remove_what_ladle_did_not_write(pair: Path) -> None:
+    (pair / "thesis").mkdir()
+    (pair / "thesis" / "chapter.txt").write_text("years of work")
+    done = ladle("average", "a.safetensors", "-o", "thesis", "--overwrite", cwd=pair)
+    assert "thesis was not written by ladle" in complaint(done)
+    assert (pair / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_dry_run_writes_nothing(pair: Path) -> None:
+    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", "--dry-run", cwd=pair)
+    assert done.returncode == 0
+    assert "would be written to soup" in done.stdout
+    assert not (pair / "soup").exists()
+
+
+def test_json_is_the_only_thing_on_stdout(pair: Path) -> None:
+    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", "--json", cwd=pair)
+    document = json.loads(done.stdout)
+    assert document["output"] == "soup"
+    assert [one["weight"] for one in document["soup"]["ingredients"]] == [0.5, 0.5]
+
+
+def test_inspect_says_what_is_there(pair: Path) -> None:
+    save_file({"w": torch.tensor([1.0, float("nan")])}, pair / "bad.safetensors")
+    facts = json.loads(ladle("inspect", "bad.safetensors", "--json", cwd=pair).stdout)
+    (one,) = facts["checkpoints"]
+    assert one["non_finite"] == {"w": 1}
+    assert one["dtypes"] == {"float32": 1}
+    digest = subprocess.run(
+        ["sha256sum", "bad.safetensors"], cwd=pair, capture_output=True, text=True, check=True
+    )
+    assert digest.stdout.startswith(one["sha256"])
+
+
+def test_inspect_shows_where_checkpoints_lie_from_their_base(pair: Path) -> None:
+    # From the base (0, 0): a goes (1, 2), b goes (3, 8). |a| = √5, |b| = √73, a·b = 19.
+    save_file({"w": torch.zeros(2)}, pair / "base.safetensors")
+    files = ("a.safetensors", "b.safetensors")
+    done = ladle("inspect", *files, "--base", "base.safetensors", "--json", cwd=pair)
+    found = json.loads(done.stdout)["geometry"]
+    assert found["distances"] == pytest.approx([5**0.5, 73**0.5])
+    assert found["angles"][0][1] == pytest.approx(5.9061, abs=1e-3)
+
+
+def test_different_layouts_are_told_all_at_once(pair: Path) -> None:
+    save_file({"w": torch.zeros(3), "head": torch.zeros(1)}, pair / "c.safetensors")
+    save_file({"v": torch.zeros(2)}, pair / "d.safetensors")
+    text = complaint(
+        ladle("average", *"a.safetensors c.safetensors d.safetensors".split(), "-o", "s", cwd=pair)
+    )
+    for line in (
+        "w has shape [3], expected [2]",
+        "unexpected  head",
+        "missing     w",
+        "unexpected  v",
+    ):
+        assert line in text
+
+
+def test_a_truncated_file_is_one_sentence(pair: Path) -> None:
+    whole = (pair / "b.safetensors").read_bytes()
+    (pair / "b.safetensors").write_bytes(whole[:-3])
+    text = complaint(ladle("average", "a.safetensors", "b.safetensors", "-o", "s", cwd=pair))
+    assert text.startswith("ladle: b.safetensors has")
+    assert not (pair / "s").exists()
+
+
+def test_nan_is_named_with_file_and_tensor_and_leaves_nothing(pair: Path) -> None:
+    save_file({"w": torch.tensor([1.0, float("nan")])}, pair / "bad.safetensors")
+    text = complaint(ladle("average", "a.safetensors", "bad.safetensors", "-o", "s", cwd=pair))
+    assert "bad.safetensors has NaN or infinity in tensor 'w'" in text
+    assert not list(pair.glob("s*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["cook", "a.safetensors", "-o", "s"], "give either --task or --score"),
+        (["cook", "a.safetensors", "-o", "s", "--task", "demo-txt"], "did you mean 'demo-text'?"),
+        (["cook", "a.safetensors", "-o", "s", "--task", "no.toml"], "no.toml does not exist"),
+        (["cook", "a.safetensors", "-o", "s", "--score", "x.py:f"], "x.py does not exist"),
+        (["cook", "a.safetensors", "-o", "s", "--score", "true"], "put {model} where"),
+        (
+            ["cook", "a.safetensors", "-o", "s", "--score", "true {model}", "--recipe", "gredy"],
+            "'gredy' is none of",
+        ),
+        (["cook", "nothing-*", "-o", "s", "--score", "true {model}"], "no checkpoint matches"),
+        (["report", "nowhere"], "nowhere"),
+        (["inspect"], "Missing argument"),
+        (["average", "a.safetensors", "a.safetensors", "-o", "s"], "given twice"),
+        (["average", ".", "-o", "s"], "several weights files"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    pair: Path, arguments: list[str], sentence: str
+) -> None:
+    assert sentence in complaint(ladle(*arguments, cwd=pair))
+
+
+def test_an_unknown_task_key_is_named_with_the_nearest(pair: Path) -> None:
+    (pair / "task.toml").write_text('kind = "text"\nmodel = "m"\nmax_lenght = 12\n')
+    done = ladle("cook", "a.safetensors", "-o", "s", "--task", "task.toml", cwd=pair)
+    assert "unknown key 'max_lenght' (did you mean 'max_length'?)" in complaint(done)
+
+
+def test_cook_with_a_command_that_scores(pair: Path) -> None:
+    (pair / "score.py").write_text(
+        "import sys; from safetensors.torch import load_file\n"
+        "w = load_file(sys.argv[1])['w']\n"
+        "print('the loss of', sys.argv[1], 'is'); print(abs(float(w.sum()) - 7.0))\n"
+    )
+    done = ladle(
+        "cook", "a.safetensors", "b.safetensors", "-o", "soup", "--mode", "min",
+        "--score", f"{sys.executable} score.py {{model}}", cwd=pair,
+    )  # fmt: skip
+    # Sums are 3 and 11, so the losses alone are 4 and 4; the mean of the sums is 7: loss 0.
+    assert done.returncode == 0, done.stderr
+    assert "greedy soup: 2 of 2 checkpoints -> soup" in done.stdout
+    scores = [one["score"] for one in json.loads((pair / "soup/soup.json").read_text())["tastings"]]
+    assert scores == [4.0, 4.0, 0.0]
+
+
+def test_a_scoring_command_that_fails_is_exit_code_1(pair: Path) -> None:
+    done = ladle(
+        "cook", "a.safetensors", "-o", "s", "--score", "echo no luck >&2; false {model}", cwd=pair
+    )
+    assert "exited with 1: no luck" in complaint(done, 1)
+
+
+def test_a_scoring_command_that_prints_json(pair: Path) -> None:
+    command = 'echo \'{{"acc": 0.5, "loss": 2}}\' # {model}'.replace("{{", "{").replace("}}", "}")
+    done = ladle("cook", "a.safetensors", "-o", "s", "--score", command, cwd=pair)
+    assert "gave acc, loss; say which with --metric" in complaint(done, 1)
+    done = ladle(
+        "cook", "a.safetensors", "-o", "s", "--score", command, "--metric", "acc", cwd=pair
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_cook_with_a_function_of_a_live_model(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"import sys; sys.path.insert(0, {str(Path(TASK).parent)!r})\n"
+        "from digits_task import Digits\nimport torch\ntask = Digits()\nbuild = task.build\n"
+        "def score(model):\n"
+        "    said = task.predict(model, 'held-out', device=torch.device('cpu'), batch_size=64)\n"
+        "    return {'accuracy': (said.argmax(1) == task.splits['held-out'].labels).mean()}\n"
+    )
+    black = ladle(
+        "cook", runs / "run-*.pt", "--score", "mine.py:score", "--model", "mine.py:build",
+        "-o", "black", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    white = ladle("cook", runs / "run-*.pt", "--task", TASK, "-o", "white", "--json", cwd=tmp_path)
+    assert black.returncode == white.returncode == 0, black.stderr + white.stderr
+    scores = [
+        [one["score"] for one in json.loads(done.stdout)["soup"]["tastings"]]
+        for done in (black, white)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_cook_then_evaluate_and_report(runs: Path, tmp_path: Path) -> None:
+    base = runs / "base.pt"
+    cooked = ladle(
+        "cook", runs / "run-*.pt", "--task", TASK, "--base", base, "-o", tmp_path / "soup"
+    )
+    assert cooked.returncode == 0, cooked.stderr
+    assert "paired test" in cooked.stdout
+    page = tmp_path / "soup" / "report.html"
+    first = page.read_text()
+    page.unlink()
+    assert ladle("report", tmp_path / "soup").returncode == 0
+    assert page.read_text() == first
+    scored = ladle(
+        "evaluate",
+        tmp_path / "soup",
+        base,
+        "--task",
+        TASK,
+        "--split",
+        "test",
+        "--ensemble",
+        "--json",
+    )
+    rows = json.loads(scored.stdout)["evaluations"]
+    assert [row["model"] for row in rows] == ["soup", "base.pt", "ensemble of 2"]
+    cooked_rows = map(json.loads, (tmp_path / "soup/evaluations.jsonl").read_text().splitlines())
+    expected = next(r for r in cooked_rows if r["model"] == "greedy soup" and r["split"] == "test")
+    assert rows[0]["value"] == expected["value"]
+
+
+def test_a_split_that_is_not_there_is_named(runs: Path) -> None:
+    done = ladle("evaluate", runs / "base.pt", "--task", TASK, "--split", "tset")
+    assert "--split 'tset': task digits has train, held-out, test, noisy" in complaint(done)
+
+
+def test_debug_shows_the_traceback(pair: Path) -> None:
+    done = ladle("average", "a.safetensors", "nope", "-o", "s", "--debug", cwd=pair)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_python_minus_m_ladle_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ladle", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("ladle ")

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digits import Digits, make_runs
 
 import ladle
+from digits import Digits, make_runs
 from ladle.cook import Kitchen, cook
 from ladle.errors import BadInput, OutputExists
 from ladle.evaluate import Evaluator, Store

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import near, toy_pool
 
 import ladle
 from ladle.checkpoint import MemoryCheckpoint
 from ladle.errors import BadScore
 from ladle.soup import Ingredient, Pool, Soup, Tasting
+from toys import near, toy_pool
 
 DATA = Path(__file__).parent.parent / "data"
 finite = st.floats(-100, 100)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from toys import near, toy_pool
 
 import ladle
 from ladle.errors import BadScore
+from toys import near, toy_pool
 
 
 def test_uniform_is_the_mean_of_all_and_looks_at_no_score() -> None:

@@ -53,7 +53,9 @@ class MemoryCheckpoint:
 
         tensor = self.state[name].detach()
         count = out.nbytes // ITEMSIZE[str(tensor.dtype).removeprefix("torch.")]
-        flat = tensor.reshape(-1)[start : start + count].cpu().contiguous()
+        flat = tensor.reshape(-1)[start : start + count].cpu()
+        # `contiguous()` leaves one element of stride 0 alone, and that has no view as bytes.
+        flat = flat.clone(memory_format=torch.contiguous_format)
         out[:] = flat.view(torch.uint8).numpy()
 
     def digest(self) -> str:

@@ -54,6 +54,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise UnreadableCheckpoint(
             f"{path} may not be read; change its permissions ({error.strerror})"
         ) from error
+    except OSError as error:
+        raise UnreadableCheckpoint(
+            f"{path} cannot be read ({error.strerror or error}); check the path and the disk"
+        ) from error
 
 
 def _open_file(path: Path) -> StoredCheckpoint:

@@ -20,6 +20,9 @@ from ladle.errors import UnreadableCheckpoint
 _LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library."""
 
+_NO_TIES = ("format", "ladle")
+"""Metadata with a meaning of its own, even where a tensor is called `pt`."""
+
 
 def read_safetensors(path: Path) -> StoredCheckpoint:
     """Open one `.safetensors` file.
@@ -41,7 +44,9 @@ def read_safetensors(path: Path) -> StoredCheckpoint:
 def ties_in(metadata: Mapping[str, str], tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
     """Ties as `safetensors.torch.save_model` notes them: alias -> the tensor kept."""
     return {
-        alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors
+        alias: kept
+        for alias, kept in metadata.items()
+        if kept in tensors and alias not in tensors and alias not in _NO_TIES
     }
 
 
@@ -59,7 +64,8 @@ def read_header(
             )
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
+        # Decoded here, because `json.loads` takes half characters and other encodings too.
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise UnreadableCheckpoint(
             f"{path} has a broken safetensors header ({error}); copy or download it again"
@@ -104,10 +110,10 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorSpec, int, int]:
         raise UnreadableCheckpoint(
             f"{path}: the header's entry for tensor {name!r} lacks a dtype, shape or place"
         ) from error
-    if dtype not in SAFETENSORS:
+    if not isinstance(dtype, str) or dtype not in SAFETENSORS:
         raise UnreadableCheckpoint(f"{path}: tensor {name!r} has the unknown dtype {dtype!r}")
     # bool is an int to Python, and `true` is no size.
-    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+    if type(shape) is not list or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
         raise UnreadableCheckpoint(f"{path}: tensor {name!r} has a size or place that is no number")
     spec = TensorSpec(SAFETENSORS[dtype], tuple(shape))
     if end - begin != math.prod(shape) * ITEMSIZE[spec.dtype]:
@@ -123,4 +129,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r} stands twice")
+    for key in found:
+        key.encode()  # a ValueError for half a surrogate pair, which JSON can escape
     return found

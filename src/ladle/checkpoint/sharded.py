@@ -20,13 +20,16 @@ def read_sharded(index: Path) -> StoredCheckpoint:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         placed = {str(name): str(file) for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not placed:
+            raise ValueError("it names no tensor")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableCheckpoint(f"{index} is no index of shards: {error!r}") from error
 
     names = sorted(set(placed.values()))
     tensors: dict[str, TensorSpec] = {}
     regions: dict[str, Region] = {}
     metadata: dict[str, str] = {}
+    twice: set[str] = set()
     for name in names:
         file = index.parent / name
         # An index from somewhere else must not make us read outside its folder.
@@ -37,6 +40,7 @@ def read_sharded(index: Path) -> StoredCheckpoint:
                 f"{index} names the shard {name}, which is missing; copy or download it too"
             )
         specs, places, said = read_header(file)
+        twice |= tensors.keys() & specs.keys()
         tensors.update(specs)
         regions.update(places)
         metadata.update(said)
@@ -46,6 +50,7 @@ def read_sharded(index: Path) -> StoredCheckpoint:
         for tensor in placed.keys() | tensors.keys()
         if tensor not in tensors
         or tensor not in placed
+        or tensor in twice
         or regions[tensor].file.name != placed[tensor]
     )
     if astray:

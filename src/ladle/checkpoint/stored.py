@@ -40,9 +40,11 @@ class StoredCheckpoint:
         spec = self.layout.tensors[name]
         itemsize = ITEMSIZE[spec.dtype]
         if region.strides is not None:
-            out[:] = _gather(
-                region, region.strides, spec.shape, itemsize, start, out.nbytes // itemsize
-            )
+            count = out.nbytes // itemsize
+            try:
+                out[:] = _gather(region, region.strides, spec.shape, itemsize, start, count)
+            except ValueError as error:  # of mmap
+                raise _ended(region.file, name) from error
             return
         # No mapping of the file: it may be replaced or cut while we read, which would be a
         # crash, and its pages would count as ours.
@@ -52,10 +54,7 @@ class StoredCheckpoint:
             while done < out.nbytes:
                 count = file.readinto(view[done:])
                 if not count:
-                    raise UnreadableCheckpoint(
-                        f"{region.file} ended in the middle of tensor {name!r}; "
-                        "it was cut or replaced while being read, so copy it again"
-                    )
+                    raise _ended(region.file, name)
                 done += count
 
     def digest(self) -> str:
@@ -64,6 +63,13 @@ class StoredCheckpoint:
             return sums[0][0]
         lines = "".join(f"{digest}  {name}\n" for digest, name in sums)
         return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _ended(file: Path, name: str) -> UnreadableCheckpoint:
+    return UnreadableCheckpoint(
+        f"{file} ended in the middle of tensor {name!r}; it was cut or replaced while being read, "
+        "so copy it again"
+    )
 
 
 def _gather(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ladle.cli import evaluations, options, screen
+from ladle.cli import evaluations, options, screen, tastings
 from ladle.errors import BadInput
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def command(
     Killed or interrupted, the same command goes on where it stopped.
     """
     from ladle.cook import Kitchen, cook
+    from ladle.report import verdict
     from ladle.soup import open_pool
-    from ladle.soup.output import WriteOptions, check_output
+    from ladle.soup.output import WriteOptions, check_output, is_file_output
 
     if (task is None) == (score is None):
         raise BadInput("give either --task or --score, to say what is good")
@@ -87,25 +88,20 @@ def command(
         command=shlex.join(["ladle", *sys.argv[1:]]),
         tell=screen.remark,
     )
-    cooked = cook(pool, chosen, open_evaluate, output, kitchen)
+    done = cook(pool, chosen, open_evaluate, output, kitchen)
     if as_json:
         screen.print_json(
-            {"output": str(output), "soup": cooked.record, "evaluations": cooked.evaluations}
+            {"output": str(output), "soup": done.record, "evaluations": done.evaluations}
         )
         return
-    _show(cooked.record, output)
-    if cooked.evaluations:
+    tastings.show(done.record, output)
+    if done.evaluations:
         screen.say("")
-        evaluations.show(cooked.evaluations)
-
-
-def _show(record: Mapping[str, Any], output: Path) -> None:
-    for tasting in record["tastings"]:
-        score = "no score" if tasting["score"] is None else f"{tasting['score']:.4f}"
-        mark = "+" if tasting["kept"] else " "
-        screen.say(f"{score:>10} {mark} {tasting['candidate']}  {tasting['reason']}")
-    chosen, offered = len(record["ingredients"]), len(record["pool"])
-    screen.say(f"{record['recipe']['name']} soup: {chosen} of {offered} checkpoints -> {output}")
+        evaluations.show(done.evaluations)
+    if not is_file_output(output):
+        screen.say("")
+        for sentence in verdict(output):
+            screen.say(sentence)
 
 
 def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:

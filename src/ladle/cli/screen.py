@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 Advance = Callable[[int], None]
@@ -52,7 +52,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: 
 def watching(text: str, total: int, *, unit: str = "examples") -> Iterator[Advance]:
     """A progress bar on stderr for as long as the work takes; none when not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield no_advance
         return
     from rich.console import Console
     from rich.progress import (
@@ -69,6 +69,37 @@ def watching(text: str, total: int, *, unit: str = "examples") -> Iterator[Advan
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         shown = progress.add_task(_short(text), total=total)
         yield lambda count: progress.advance(shown, count)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of several pieces of work in turn: called with a name, steps done, steps in all.
+
+    A bar per piece on a terminal, otherwise a line when one begins.
+    """
+    current: list[str] = []
+    with ExitStack() as stack:
+        done_so_far = 0
+        advance: Advance = no_advance
+
+        def on_step(name: str, done: int, total: int) -> None:
+            nonlocal advance, done_so_far
+            if current != [name]:
+                stack.close()
+                current[:] = [name]
+                done_so_far = 0
+                if sys.stderr.isatty():
+                    advance = stack.enter_context(watching(name, total, unit="steps"))
+                else:
+                    remark(f"{name}: {total} steps")
+            advance(done - done_so_far)
+            done_so_far = done
+
+        yield on_step
+
+
+def no_advance(count: int) -> None:
+    """Where there is no bar."""
 
 
 def _short(text: str) -> str:

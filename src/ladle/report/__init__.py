@@ -7,8 +7,19 @@ from pathlib import Path
 from ladle.files import new_file
 from ladle.report.collect import collect
 from ladle.report.page import page
+from ladle.report.table import tabulate
+from ladle.report.words import verdict as _verdict
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "verdict", "write_report"]
+
+
+def verdict(folder: Path) -> list[str]:
+    """What came out, in one to three plain sentences, from the records of an output folder.
+
+    Raises `BadInput` when a record is missing, damaged or of another version.
+    """
+    record = collect(folder)
+    return _verdict(record, tabulate(record))
 
 
 def render(folder: Path) -> str:

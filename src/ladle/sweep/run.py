@@ -60,7 +60,7 @@ def sweep(
     output = Path(output)
     if runs < 1:
         raise BadInput(f"a sweep of {runs} runs makes nothing; ask for at least 1")
-    space = _space_of(task) if space is None else space
+    space = space_of(task) if space is None else space
     device = torch.device("cpu") if device is None else device
     _claim(output, task, space, seed, runs)
     start = _base(task, output, device, on_step)
@@ -71,7 +71,8 @@ def sweep(
     return folders
 
 
-def _space_of(task: Trainable) -> Space:
+def space_of(task: Trainable) -> Space:
+    """What the task itself says to draw from, in its attribute `space`, or the defaults."""
     table = getattr(task, "space", None)
     if table is None:
         return Space()

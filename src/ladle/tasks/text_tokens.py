@@ -10,6 +10,8 @@ from torch import Tensor
 
 # The share of tokens that the strongest augmentation leaves out.
 _STRONGEST_DROP = 0.3
+# How many batches are sorted by length together.
+_GROUP = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class PackedTokens:
 
     def by_length(self, batch_size: int) -> list[Tensor]:
         """All examples, shortest first, in batches: as little padding as can be."""
-        return list(self.lengths.argsort(stable=True).split(batch_size))
+        return list(torch.split(self.lengths.argsort(stable=True), batch_size))
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> list[Tensor]:
         """All examples in random order, in batches of like length.
@@ -49,8 +51,10 @@ class PackedTokens:
         time; then the batches are shuffled.
         """
         batches: list[Tensor] = []
-        for group in torch.randperm(len(self), generator=generator).split(16 * batch_size):
-            batches += group[self.lengths[group].argsort(stable=True)].split(batch_size)
+        order = torch.randperm(len(self), generator=generator)
+        for group in torch.split(order, _GROUP * batch_size):
+            by_length = group[self.lengths[group].argsort(stable=True)]
+            batches += torch.split(by_length, batch_size)
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 

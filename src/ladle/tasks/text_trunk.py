@@ -67,15 +67,15 @@ class Cut:
         group, _, rest = parameter.removeprefix(encoder).partition(".")
         return group != "layer" or int(rest.partition(".")[0]) < self.freeze
 
-    def lower(self, model: nn.Module) -> nn.Module:
+    def lower(self, model: nn.Module) -> Any:
         """The base model up to the cut: token ids -> hidden states."""
         base = _view(getattr(model, self.base))
         encoder = _view(getattr(base, self.encoder))
-        encoder.layer = encoder.layer[: self.freeze]  # type: ignore[index]
+        encoder.layer = encoder.layer[: self.freeze]
         setattr(base, self.encoder, encoder)
         return base
 
-    def upper(self, model: nn.Module) -> nn.Module:
+    def upper(self, model: nn.Module) -> Any:
         """The whole model from the cut on: hidden states, as `inputs_embeds` -> logits."""
         whole, base = _view(model), _view(getattr(model, self.base))
         encoder = _view(getattr(base, self.encoder))
@@ -145,7 +145,7 @@ class _FirstTokenOnly(nn.Module):
         first = states[:, :1]
 
         def split(values: Tensor) -> Tensor:
-            return values.unflatten(-1, (heads.num_attention_heads, -1)).transpose(1, 2)
+            return values.reshape(*values.shape[:2], heads.num_attention_heads, -1).transpose(1, 2)
 
         context = F.scaled_dot_product_attention(
             split(heads.query(first)),
@@ -155,7 +155,7 @@ class _FirstTokenOnly(nn.Module):
             dropout_p=heads.dropout.p if heads.training else 0.0,
         )
         attended = attention.output(context.transpose(1, 2).flatten(2), first)
-        return self.layer.output(self.layer.intermediate(attended), attended)  # type: ignore[no-any-return, operator]
+        return self.layer.output(self.layer.intermediate(attended), attended)  # type: ignore[no-any-return]
 
 
 def _view(module: nn.Module) -> Any:

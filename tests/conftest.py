@@ -1,0 +1,14 @@
+"""Settings for every test: property tests are the same on every machine, however slow it is."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ladle",
+    # The first torch call of a process is slow, and what is shown must not depend on luck.
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("ladle")

@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from ladle.errors import BadInput
-from ladle.evaluate import BlackBox, Contestant, Evaluator, Store, contestant, ensemble_of, judge
+from ladle.evaluate import (
+    BlackBox,
+    Contestant,
+    Evaluator,
+    Store,
+    Watch,
+    contestant,
+    ensemble_of,
+    judge,
+    unwatched,
+)
 from ladle.files import check_room, part_of, publish_folder
 from ladle.report import write_report
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, uniform_soup
 from ladle.soup.card import model_card
 from ladle.soup.output import (
+    Advance,
     WriteOptions,
     check_output,
     is_file_output,
@@ -43,8 +54,7 @@ class Kitchen:
     overwrite: bool = False
     seed: int = 0
     command: str | None = None
-    tell: Callable[[str], None] = lambda text: None
-    advance: Callable[[int], None] = lambda nbytes: None
+    watch: Watch = unwatched
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,8 @@ def cook(
     work.mkdir(exist_ok=True)
     store = Store(work / "ladle.sqlite")
     try:
+        with kitchen.watch("reading checkpoints", len(pool) * pool.layout.nbytes) as advance:
+            pool.hash_all(advance)
         evaluate = open_evaluate(store, work / "candidate")
         soup = replace(recipe(pool, evaluate), integers=kitchen.integers)
         rows = _judged(pool, soup, evaluate, kitchen) if isinstance(evaluate, Evaluator) else []
@@ -95,11 +107,11 @@ def cook(
         store.keep_decisions(soup.recipe, kept["tastings"])
     finally:
         store.close()
-    kitchen.tell(f"writing {output}")
-    if is_file_output(output):
-        _publish_file(soup, output, kept, kitchen)
-    else:
-        _publish_folder(soup, output, kept, rows, kitchen)
+    with kitchen.watch(f"writing {output}", pool.layout.nbytes) as advance:
+        if is_file_output(output):
+            _finish_file(soup, output, kept, kitchen, advance)
+        else:
+            _finish_folder(soup, output, kept, rows, kitchen, advance)
     return Cooked(output, soup, kept, rows)
 
 
@@ -129,16 +141,17 @@ def _rank(score: float) -> float:
     return score if score == score else float("-inf")
 
 
-def _publish_folder(
+def _finish_folder(
     soup: Soup,
     output: Path,
     kept: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     kitchen: Kitchen,
+    advance: Advance,
 ) -> None:
     work = part_of(output)
     _leave_only_store(work)
-    names = write_folder(soup, work, kitchen.write, advance=kitchen.advance)
+    names = write_folder(soup, work, kitchen.write, advance=advance)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (work / "evaluations.jsonl").write_text(lines, "utf-8")
     write_json(work / "soup.json", kept)
@@ -148,9 +161,11 @@ def _publish_folder(
     publish_folder(output)
 
 
-def _publish_file(soup: Soup, output: Path, kept: Mapping[str, Any], kitchen: Kitchen) -> None:
+def _finish_file(
+    soup: Soup, output: Path, kept: Mapping[str, Any], kitchen: Kitchen, advance: Advance
+) -> None:
     work = part_of(output)
-    write_file(soup, work / output.name, kitchen.write, kept, advance=kitchen.advance)
+    write_file(soup, work / output.name, kitchen.write, kept, advance=advance)
     for name in (output.name + ".json", output.name):
         (work / name).replace(output.with_name(name))
     shutil.rmtree(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def load_attribute(reference: str) -> Any:
     if not hasattr(module, name):
         raise BadInput(f"{path} has no {name!r}; name a function or object that it defines")
     return getattr(module, name)
+
+
+def offered(group: str) -> dict[str, EntryPoint]:
+    """What installed packages offer: entry points of `ladle.recipes`, `.readers` or `.tasks`."""
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def fingerprint(reference: str) -> str:

@@ -107,6 +107,17 @@ def test_cached_and_full_gradients_agree(whole, frozen):
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
 
 
+def test_the_last_layer_is_computed_for_the_first_token_alone(frozen):
+    # Nothing would be wrong otherwise, only five times slower.
+    seen = []
+    model = frozen.build()
+    model.bert.encoder.layer[5].output.register_forward_hook(
+        lambda module, inputs, output: seen.append(tuple(output.shape))
+    )
+    frozen.predict(model, "dev", device=CPU, batch_size=6)
+    assert seen == [(6, 1, 384)]
+
+
 def test_predictions_are_in_the_order_of_the_split(whole):
     model = with_a_head(whole)
     finished = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from ladle.checkpoint.base import Checkpoint
 from ladle.checkpoint.safetensors import read_safetensors
 from ladle.checkpoint.sharded import read_sharded
 from ladle.checkpoint.stored import StoredCheckpoint
-from ladle.checkpoint.torch_file import read_torch_file
+from ladle.checkpoint.torch_file import is_zip, read_torch_file
 from ladle.errors import UnreadableCheckpoint
+from ladle.foreign import offered
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -21,7 +21,7 @@ Reader = tuple[Callable[[Path], bool], Callable[[Path], StoredCheckpoint]]
 
 
 def _is_torch_file(path: Path) -> bool:
-    return path.suffix in TORCH_SUFFIXES or zipfile.is_zipfile(path)
+    return path.suffix in TORCH_SUFFIXES or is_zip(path)
 
 
 READERS: tuple[Reader, ...] = (
@@ -61,7 +61,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _open_file(path: Path) -> StoredCheckpoint:
-    for knows, read in READERS:
+    others: list[Reader] = [entry.load() for entry in offered("ladle.readers").values()]
+    with path.open("rb"):
+        pass  # Tells that it may not be read, where `is_zip` would say that it is no zip.
+    for knows, read in (*READERS, *others):
         if knows(path):
             return read(path)
     raise UnreadableCheckpoint(

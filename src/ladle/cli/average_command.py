@@ -49,8 +49,10 @@ def command(
     if dry_run:
         check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
     else:
+        with screen.watching_bytes("reading", len(pool) * pool.layout.nbytes) as advance:
+            pool.hash_all(advance)
         write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
-        with screen.watching(f"writing {output}", pool.layout.nbytes, unit="bytes") as advance:
+        with screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance:
             save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)
     if as_json:
         screen.print_json({"output": str(output), "soup": record(soup, command=called)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from ladle.errors import BadInput
 if TYPE_CHECKING:
     from ladle.cook import OpenEvaluate, Recipe
     from ladle.evaluate import BlackBox, Evaluator, Store
-    from ladle.soup import Ingredient, Soup
+    from ladle.soup import Ingredient
 
 
 @click.command("cook")
@@ -77,7 +76,11 @@ def command(
         else _black_box(str(score), model, metric, mode)
     )
     if dry_run:
-        screen.say(f"would cook a {recipe} soup from {len(pool)} checkpoints into {output}")
+        if as_json:
+            names = [one.name for one in pool]
+            screen.print_json({"output": str(output), "recipe": recipe, "pool": names})
+        else:
+            screen.say(f"would cook a {recipe} soup from {len(pool)} checkpoints into {output}")
         return
     kitchen = Kitchen(
         base=_base(base, inputs),
@@ -86,7 +89,7 @@ def command(
         overwrite=overwrite,
         seed=seed,
         command=shlex.join(["ladle", *sys.argv[1:]]),
-        tell=screen.remark,
+        watch=screen.watching_bytes,
     )
     done = cook(pool, chosen, open_evaluate, output, kitchen)
     if as_json:
@@ -105,22 +108,24 @@ def command(
 
 
 def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
-    from ladle.foreign import is_reference, load_attribute
-    from ladle.recipes import RECIPES, best, greedy, uniform
+    from ladle.foreign import is_reference, load_attribute, offered
+    from ladle.recipes import RECIPES
 
     if strict and name != "greedy":
         raise BadInput(f"--strict belongs to --recipe greedy, not to {name}")
-    if is_reference(name):
-        recipe: Recipe = load_attribute(name)
-        return recipe
-    known: dict[str, Callable[..., Soup]] = {
-        "best": partial(best, integers=integers),
-        "greedy": partial(greedy, strict=strict, integers=integers),
-        "uniform": lambda pool, evaluate: uniform(pool, integers=integers),
-    }
-    if name not in known:
-        raise BadInput(f"--recipe {name!r} is none of {', '.join(RECIPES)} and no FILE.py:FUNCTION")
-    return known[name]
+    others = offered("ladle.recipes")
+    recipe: Recipe
+    if name in RECIPES:
+        options = {"strict": strict} if name == "greedy" else {}
+        recipe = partial(RECIPES[name], integers=integers, **options)
+    elif is_reference(name):
+        recipe = load_attribute(name)
+    elif name in others:
+        recipe = others[name].load()
+    else:
+        known = ", ".join([*RECIPES, *others])
+        raise BadInput(f"--recipe {name!r} is none of {known} and no FILE.py:FUNCTION")
+    return recipe
 
 
 def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate:

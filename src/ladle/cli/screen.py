@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 Advance = Callable[[int], None]
@@ -69,6 +69,11 @@ def watching(text: str, total: int, *, unit: str = "examples") -> Iterator[Advan
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         shown = progress.add_task(_short(text), total=total)
         yield lambda count: progress.advance(shown, count)
+
+
+def watching_bytes(text: str, nbytes: int) -> AbstractContextManager[Advance]:
+    """The same for bytes."""
+    return watching(text, nbytes, unit="bytes")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Where soups meet data: the built-in evaluator, the user's own scorers, the store, the judge."""
 
 from ladle.evaluate.black_box import BlackBox, in_memory, on_disk, shell_command
-from ladle.evaluate.evaluator import Evaluator, find_device, held_out_split
+from ladle.evaluate.evaluator import Evaluator, Watch, find_device, held_out_split, unwatched
 from ladle.evaluate.judge import MEAN_OF_SHIFTS, Contestant, contestant, ensemble_of, judge
 from ladle.evaluate.store import Store
 
@@ -11,6 +11,7 @@ __all__ = [
     "Contestant",
     "Evaluator",
     "Store",
+    "Watch",
     "contestant",
     "ensemble_of",
     "find_device",
@@ -19,4 +20,5 @@ __all__ = [
     "judge",
     "on_disk",
     "shell_command",
+    "unwatched",
 ]

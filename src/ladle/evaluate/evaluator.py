@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
-"""Opens a progress display for a text and a number of examples."""
+"""Opens a progress display for a text and an amount of work."""
 
 
-def _unwatched(text: str, examples: int) -> AbstractContextManager[Advance]:
+def unwatched(text: str, amount: int) -> AbstractContextManager[Advance]:
+    """A `Watch` that shows nothing."""
     return nullcontext(no_progress)
 
 
@@ -42,7 +43,7 @@ class Evaluator:
         store: Store | None = None,
         device: str = "auto",
         batch_size: int = 64,
-        watch: Watch = _unwatched,
+        watch: Watch = unwatched,
     ) -> None:
         """
         Raises:

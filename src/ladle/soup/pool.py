@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -69,9 +69,16 @@ class Pool:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """The sha256 of every ingredient, read side by side."""
+        """The sha256 of every ingredient."""
+        self.hash_all()
+        return tuple(one.digest for one in self.ingredients)
+
+    def hash_all(self, advance: Callable[[int], None] = lambda nbytes: None) -> None:
+        """Read every ingredient for its sha256, two at a time; `advance` hears of the bytes."""
         with ThreadPoolExecutor(2) as executor:
-            return tuple(executor.map(lambda one: one.digest, self.ingredients))
+            done = executor.map(lambda one: (one.digest, one.checkpoint), self.ingredients)
+            for _, checkpoint in done:
+                advance(checkpoint.layout.nbytes)
 
 
 def open_pool(inputs: str | Path | Iterable[str | Path]) -> Pool:

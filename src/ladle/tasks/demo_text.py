@@ -43,7 +43,7 @@ _SPLIT_SEED = 0
 _LEAST_RATING = 0.5
 
 _SPACE: Mapping[str, object] = {
-    "lr": {"log_uniform": [1e-4, 4e-4]},
+    "lr": {"log_uniform": [2e-4, 8e-4]},
     "weight_decay": {"log_uniform": [1e-3, 1e-1]},
     "epochs": {"choice": [2, 3, 4]},
     "label_smoothing": {"uniform": [0.0, 0.1]},

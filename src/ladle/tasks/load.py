@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.errors import BadTask
-from ladle.foreign import is_reference, load_attribute
+from ladle.foreign import is_reference, load_attribute, offered
 from ladle.predictions import METRICS, Metric
 from ladle.tasks.base import Role, Task
 
@@ -45,18 +45,20 @@ def load_task(reference: str | Path) -> Task:
     if text in BUILT_IN:
         return BUILT_IN[text]()
     if is_reference(text):
-        return _task_in(text)
+        return _made(text, load_attribute(text))
     path = Path(text)
     if path.suffix == ".toml":
         return _task_of(path)
+    others = offered("ladle.tasks")
+    if text in others:
+        return _made(text, others[text].load())
     raise BadTask(
         f"--task {text!r} is no built-in task{_nearest(text, BUILT_IN)}, no .toml file and no "
         "FILE.py:NAME"
     )
 
 
-def _task_in(reference: str) -> Task:
-    found = load_attribute(reference)
+def _made(reference: str, found: Any) -> Task:
     if callable(found) and not isinstance(found, Task):
         found = found()
     if not isinstance(found, Task):

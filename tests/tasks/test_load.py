@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from digits import TASK
+from ladle.errors import BadTask
+from ladle.tasks import Task, TextClassification, load_task
+from reviews import MINILM, write_task
+
+
+def test_a_text_task_from_toml(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    assert isinstance(task, TextClassification)
+    assert {name: split.role for name, split in task.splits.items()} == {
+        "train": "train",
+        "held-out": "held-out",
+        "test": "test",
+        "other": "shift",
+    }
+    assert task.splits["test"].labels.tolist() == [1, 1, 1, 1, 0, 0, 0, 0] * 2
+    assert task.name == "task"
+
+
+def test_a_function_in_a_python_file_is_called() -> None:
+    task = load_task(TASK)
+    assert isinstance(task, Task)
+    assert task.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ('kind = "text"', 'kind = "audio"', "kind is 'audio'; it must be 'text' or 'image'"),
+        ("max_length", "max_lenght", r"unknown key 'max_lenght' \(did you mean 'max_length'"),
+        ("held-out =", "heldout =", r"unknown key 'splits.heldout' \(did you mean 'held-out'"),
+        ('held-out = "valid.csv"', "", "held-out"),
+        ('labels = ["bad", "good"]', "", "give the label names in order"),
+        ('labels = ["bad", "good"]', 'labels = ["bad", "nice"]', "'good'"),
+        ("valid.csv", "gone.csv", "gone.csv"),
+        ('other = "other.csv"', 'test = "other.csv"', "the shift 'test' has the name of a split"),
+        ("[splits]", 'metric = "acuracy"\n[splits]', "unknown metric 'acuracy'"),
+        ("freeze = 5", "freeze = ", "is no TOML"),
+        (MINILM.as_posix(), "nowhere", "nowhere"),
+    ],
+)
+def test_what_is_wrong_in_a_task_file_is_named(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    path = write_task(tmp_path)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(Exception, match=sentence) as caught:
+        load_task(path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_python_file_without_the_members_of_a_task(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Half:\n    name = 'half'\ntask = Half()\n")
+    with pytest.raises(BadTask, match="it lacks metric, splits, digest, build, predict"):
+        load_task(f"{tmp_path}/mine.py:task")
+
+
+def test_a_python_file_that_does_not_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(Exception, match=r"broken\.py does not run: ZeroDivisionError"):
+        load_task(f"{tmp_path}/broken.py:task")

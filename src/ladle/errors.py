@@ -48,6 +48,10 @@ class OutputExists(BadInput):
     """The output is already there and `--overwrite` was not given."""
 
 
+class Diverged(LadleError):
+    """A fine-tuning's loss stopped being finite."""
+
+
 class NoSpace(LadleError):
     """The disk has too little room for the output."""
 

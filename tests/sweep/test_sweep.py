@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from toy_task import PointsTask
 
+import ladle
 from ladle.errors import BadInput
 from ladle.sweep import Constant, Space, sweep
 from ladle.tasks import Trainable
@@ -151,3 +152,20 @@ def test_a_sweep_of_a_real_transformer(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(one, local_files_only=True)
     logits = task.predict(model, "dev", device=torch.device("cpu"), batch_size=8)
     assert (logits.argmax(1) == labels).all()
+
+
+def test_a_run_that_diverges_is_recorded_and_left_out(tmp_path):
+    class Sick(PointsTask):
+        def batches(self, *, batch_size, augmentation, generator):
+            sick = generator.initial_seed() == SPACE.draw(0, 1).seed
+            for points, labels in super().batches(
+                batch_size=batch_size, augmentation=augmentation, generator=generator
+            ):
+                yield points * (float("nan") if sick else 1.0), labels
+
+    out = tmp_path / "out"
+    for _ in range(2):  # a second call finds it recorded, and does not try again
+        folders = sweep(Sick(), out, runs=3, space=SPACE)
+        assert folders == [out / "run-000", out / "run-002"]
+    assert "became nan" in json.loads((out / "run-001" / "run.json").read_text())["diverged"]
+    assert [one.name for one in ladle.open(out)] == ["run-000", "run-002"]

@@ -179,6 +179,16 @@ def test_training_never_updates_the_statistics_of_batch_norm() -> None:
     assert changed == {name for name, _ in model.named_parameters() if task.trainable(name)}
 
 
+def test_what_is_frozen_does_not_train() -> None:
+    task = tiny(frozen=["conv_stem", "blocks.0"])
+    names = [name for name, _ in task.build().named_parameters()]
+    kept = [name for name in names if not task.trainable(name)]
+    assert kept == [name for name in names if name.startswith(("conv_stem.", "blocks.0."))]
+    assert kept
+    with pytest.raises(BadTask, match=r"frozen names blocks\.99, which test_efficientnet"):
+        tiny(frozen=["blocks.99"]).build()
+
+
 def test_dropout_is_the_models_own_unless_given() -> None:
     assert tiny().build(dropout=0.3).drop_rate == 0.3
     assert tiny().build().drop_rate == 0.0
@@ -506,7 +516,9 @@ def test_the_demo_has_digits_of_every_class_in_every_split(demo: ImageClassifica
 @pytest.mark.slow
 def test_the_demo_learns(demo: ImageClassification) -> None:
     model = demo.build().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(demo.trainable(name))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for inputs, target in demo.batches(batch_size=32, augmentation=0.2, generator=generator()):
         optimizer.zero_grad()
         nn.functional.cross_entropy(demo.logits(model, inputs), target).backward()

@@ -67,6 +67,10 @@ def command(
             on_step=on_step,
         )
     records = [json.loads((folder / "run.json").read_text("utf-8")) for folder in folders]
+    if len(records) < runs:
+        screen.remark(f"{runs - len(records)} of {runs} runs diverged; their run.json says how")
+    if not records:
+        raise BadInput(f"every run of {output} diverged; lower lr in the space, in another folder")
     if as_json:
         screen.print_json({"output": str(output), "runs": records})
         return

@@ -138,7 +138,9 @@ def sweep_members(folder: Path) -> list[Path]:
     if not (folder / "sweep.json").is_file():
         return []
     runs = (record.parent for record in folder.glob("run-*/run.json"))
-    return sorted((run for run in runs if run.suffix != ".part"), key=_natural)
+    # A run that diverged has a record but no weights.
+    finished = (run for run in runs if run.suffix != ".part" and holds_weights(run))
+    return sorted(finished, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ladle.errors import BadTask, LadleError
+from ladle.errors import BadTask, Diverged
 from ladle.sweep.space import Run
 from ladle.tasks.base import Trainable
 
@@ -31,7 +31,7 @@ def finetune(
     `on_step` hears (steps done, steps in all). The model is left in eval mode.
 
     Raises:
-        LadleError: when the loss stops being finite.
+        Diverged: when the loss stops being finite.
     """
     examples = next((len(s) for s in task.splits.values() if s.role == "train"), 0)
     if not examples:
@@ -67,7 +67,7 @@ def finetune(
                 )
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise LadleError(
+                    raise Diverged(
                         f"the training loss became {value} in epoch {epoch + 1} with "
                         f"lr = {run.lr:g}; lower lr in the space"
                     )

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ladle.errors import BadInput, BadTask
+from ladle.checkpoint import holds_weights
+from ladle.errors import BadInput, BadTask, Diverged
+from ladle.soup import open_pool, uniform_soup
 from ladle.sweep.space import Run, Space
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 VERSION = 1
 BASE = "base"
 _RECORD = "run.json"
-_HEAD = "head.npz"
 
 OnStep = Callable[[str, int, int], None]
 """Called with the name of a run, its steps done, and its steps in all."""
@@ -44,12 +43,13 @@ def sweep(
     device: torch.device | None = None,
     on_step: OnStep = no_step,
 ) -> list[Path]:
-    """Fine-tune `runs` ingredients from one linear probe; their folders, in order.
+    """Fine-tune `runs` ingredients from one linear probe; the folders of the good ones, in order.
 
     `output` gets sweep.json, base/ (the probe, from which every run starts) and run-000/,
     run-001/ ..., each with what `task.save` writes and a run.json. A folder appears when it is
     complete; what an interrupted call had finished is kept, so calling again continues, and
-    calling with more runs extends. Without `space`, the task's own attribute `space` counts (a
+    calling with more runs extends. A run whose loss stops being finite leaves a run.json that says
+    so, and no weights. Without `space`, the task's own attribute `space` counts (a
     mapping as in a TOML file), or else the defaults of `Space`. `device` is the CPU by default.
 
     Raises:
@@ -68,7 +68,7 @@ def sweep(
     for number, folder in enumerate(folders):
         if not folder.exists():
             _one_run(task, folder, space.draw(seed, number), start, device, on_step)
-    return folders
+    return [folder for folder in folders if holds_weights(folder)]
 
 
 def space_of(task: Trainable) -> Space:
@@ -133,31 +133,21 @@ def _base(
     task: Trainable, output: Path, device: torch.device, on_step: OnStep
 ) -> dict[str, torch.Tensor]:
     """The state dict every run starts from: the pre-trained model with a fitted head."""
-    import torch
-
     from ladle.sweep.probe import linear_probe
 
-    model = task.build().to(device)
-    head = model.get_submodule(task.head)
     folder = output / BASE
-    if folder.exists():
-        # The head is read back, not fitted again: the same bits whatever machine continues.
-        with np.load(folder / _HEAD) as stored, torch.no_grad():
-            for name, parameter in head.named_parameters():
-                parameter.copy_(torch.from_numpy(stored[name]))
-    else:
+    if not folder.exists():
         on_step(BASE, 0, 1)
         began = time.monotonic()
+        model = task.build().to(device)
         loss = linear_probe(task, model)
         part = _fresh(folder)
         task.save(model, part)
-        tensors: dict[str, Any] = {
-            name: parameter.detach().cpu().numpy() for name, parameter in head.named_parameters()
-        }
-        np.savez(part / _HEAD, **tensors)
         _complete(task, part, folder, None, [loss], time.monotonic() - began)
         on_step(BASE, 1, 1)
-    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    # Read back also when it was just fitted, so that a continued sweep starts from the same bits.
+    start = uniform_soup(open_pool(folder)).load_into(task.build())
+    return dict(start.state_dict())
 
 
 def _one_run(
@@ -172,14 +162,21 @@ def _one_run(
 
     began = time.monotonic()
     model: nn.Module = task.build(dropout=run.dropout)
-    model.load_state_dict(dict(start))
+    model.load_state_dict(start)
     model.to(device)
-    losses = finetune(
-        task, model, run, on_step=lambda done, total: on_step(folder.name, done, total)
-    )
+    losses: list[float] = []
+    diverged = None
+    try:
+        losses = finetune(
+            task, model, run, on_step=lambda done, total: on_step(folder.name, done, total)
+        )
+    except Diverged as error:
+        # A random search meets learning rates that are too high; the others are still wanted.
+        diverged = str(error)
     part = _fresh(folder)
-    task.save(model, part)
-    _complete(task, part, folder, run, losses, time.monotonic() - began)
+    if diverged is None:
+        task.save(model, part)
+    _complete(task, part, folder, run, losses, time.monotonic() - began, diverged)
 
 
 def _fresh(folder: Path) -> Path:
@@ -191,7 +188,13 @@ def _fresh(folder: Path) -> Path:
 
 
 def _complete(
-    task: Trainable, part: Path, folder: Path, run: Run | None, losses: list[float], seconds: float
+    task: Trainable,
+    part: Path,
+    folder: Path,
+    run: Run | None,
+    losses: list[float],
+    seconds: float,
+    diverged: str | None = None,
 ) -> None:
     """Write the record, last of all, and give the folder its name."""
     record = {
@@ -199,6 +202,7 @@ def _complete(
         "name": folder.name,
         "run": None if run is None else asdict(run),
         "training_loss": losses,
+        "diverged": diverged,
         "seconds": round(seconds, 3),
         "task": task.name,
         "task_digest": task.digest,

@@ -32,13 +32,16 @@ _NOISE = 64.0  # standard deviation, of 255
 _BLUR = 2.0  # pixels of 28
 _ROTATION = 40.0  # degrees, at most
 
+# With all layers trained, or larger steps, fine-tunings of this small net leave the basin that
+# they start in: two of them are better than their average.
+_FROZEN = ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3")
 _SPACE: Mapping[str, object] = {
-    "lr": {"log_uniform": [1e-4, 1e-3]},
+    "lr": {"log_uniform": [5e-5, 2e-4]},
     "weight_decay": {"log_uniform": [1e-4, 1e-1]},
-    "epochs": {"choice": [2, 3]},
+    "epochs": {"choice": [3, 4, 5]},
     "label_smoothing": {"uniform": [0.0, 0.1]},
-    "dropout": {"uniform": [0.0, 0.3]},
-    "augmentation": {"uniform": [0.0, 0.8]},
+    "dropout": {"uniform": [0.0, 0.2]},
+    "augmentation": {"uniform": [0.0, 0.5]},
     "batch_size": 32,
 }
 
@@ -78,6 +81,7 @@ def demo_vision(cache: Path | None = None) -> ImageClassification:
         rename=timm_name,
         image_size=64,
         crop=1.0,
+        frozen=_FROZEN,
         space=_SPACE,
     )
 

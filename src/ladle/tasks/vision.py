@@ -51,7 +51,8 @@ class ImageClassification:
 
     `final_layer` is the module path of the head when the library does not know it. `image_size`
     (pixels) and `crop` (part of the shorter side that is seen, 0..1) are the model's own unless
-    given; so are mean, standard deviation and interpolation. `workers` is the number of processes
+    given; so are mean, standard deviation and interpolation. `frozen` are module paths whose
+    parameters no fine-tuning changes. `workers` is the number of processes
     that read image files. `space` is what a sweep draws from, written as in a TOML file; None for
     the sweep's own.
 
@@ -73,6 +74,7 @@ class ImageClassification:
         final_layer: str | None = None,
         image_size: int | None = None,
         crop: float | None = None,
+        frozen: Sequence[str] = (),
         workers: int = 0,
         metric: Metric = accuracy,
         space: Mapping[str, object] | None = None,
@@ -86,6 +88,7 @@ class ImageClassification:
         self._weights = None if weights is None else Path(weights)
         self._rename = rename
         self._crop = crop
+        self._frozen = tuple(frozen)
         self._workers = workers
         if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
             raise BadTask(f"task {name} needs at least two different label names")
@@ -137,11 +140,18 @@ class ImageClassification:
 
     def build(self, *, dropout: float | None = None) -> nn.Module:
         """The pre-trained model in eval mode; its head is zero unless it came with the weights."""
-        return self._architecture.build(dropout, self._weights, self._rename)
+        model = self._architecture.build(dropout, self._weights, self._rename)
+        paths = {path for path, _ in model.named_modules()}
+        if unknown := [path for path in self._frozen if path not in paths]:
+            raise BadTask(
+                f"frozen names {', '.join(unknown)}, which {self._architecture.name} does not "
+                "have; give paths out of model.named_modules()"
+            )
+        return model
 
     def trainable(self, parameter: str) -> bool:
-        """True: everything is fine-tuned, the scale and shift of BatchNorm too."""
-        return True
+        """Whether the parameter, BatchNorm's scale and shift included, is outside `frozen`."""
+        return not any(parameter.startswith(f"{path}.") for path in self._frozen)
 
     def batches(
         self, *, batch_size: int, augmentation: float, generator: torch.Generator

@@ -19,17 +19,24 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Check that `path` may be written, before any work is done.
+def refuse_existing(path: Path, *, overwrite: bool, is_file: bool = False) -> None:
+    """Check that `path` may be written, as a file or a folder, before any work is done.
 
     Raises:
         OutputExists: something is there that may not, or must not, be replaced.
     """
+    if path.name in ("", ".."):
+        raise OutputExists(f"{path} is a folder of yours; name a new one as --output")
     _recover(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     if not overwrite:
         raise OutputExists(f"{path} exists; name another --output or add --overwrite")
+    if path.is_dir() == is_file:
+        raise OutputExists(
+            f"{path} is a {'folder' if path.is_dir() else 'file'}, which --overwrite does not "
+            f"replace by a {'file' if is_file else 'folder'}; name another --output"
+        )
     if path.is_dir() and not any((path / mark).is_file() for mark in _MARKS):
         raise OutputExists(
             f"{path} was not written by ladle, so --overwrite does not replace it; remove it "
@@ -57,18 +64,23 @@ def publish_folder(path: Path) -> None:
     """Make the finished `part_of(path)` become `path`, replacing an older folder.
 
     A kill at any moment leaves the old or the new folder whole; between the two renames the old
-    one is called `path.old`, and the next command that writes here brings it back.
+    one has another name, and the next command that writes here brings it back.
     """
     part, old = part_of(path), _old(path)
     for file in sorted(part.rglob("*")):
         if file.is_file():
             _sync(file)
     _sync(part)
-    if path.exists():
+    if os.path.lexists(path):
         path.rename(old)
-    part.rename(path)
+    try:
+        part.rename(path)
+    except BaseException:
+        if os.path.lexists(old):
+            old.rename(path)
+        raise
     _sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def check_room(folder: Path, nbytes: int) -> None:
@@ -86,16 +98,26 @@ def check_room(folder: Path, nbytes: int) -> None:
 
 
 def _old(path: Path) -> Path:
-    return path.with_name(path.name + ".old")
+    # A name that nobody would give to a copy of their own: `soup.old` may be one.
+    return path.with_name(f".{path.name}.replaced-by-ladle")
 
 
 def _recover(path: Path) -> None:
     old = _old(path)
-    if old.is_dir() and any((old / mark).is_file() for mark in _MARKS):
-        if path.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(path)
+    if os.path.lexists(path) or not any((old / mark).is_file() for mark in _MARKS):
+        _remove(old)
+    else:
+        old.rename(path)
+
+
+def _remove(old: Path) -> None:
+    if old.is_symlink():
+        old.unlink()
+        return
+    # The marks first: a folder without any was being removed, and is not brought back.
+    for mark in _MARKS:
+        (old / mark).unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ladle.checkpoint import MemoryCheckpoint
-from ladle.errors import LadleError, LayoutMismatch, NonFiniteTensor
+from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
 from ladle.merge import Ingredients, Linear, Policy, mean, stream
 from ladle.soup import Ingredient, Pool, Soup, uniform_soup
 from ladle.soup.live import StateDictSink
@@ -303,7 +303,7 @@ def test_a_number_that_is_none_is_named_with_its_file(
 
 def test_infinities_that_cancel_are_found() -> None:
     states = [numbers(1.0, float("inf")), numbers(1.0, float("-inf"))]
-    with pytest.raises(NonFiniteTensor, match="run0"):
+    with pytest.raises(NonFiniteTensor, match="run[01] has NaN or infinity in tensor 'w'"):
         uniform_soup(in_memory(*states)).state_dict()
 
 
@@ -341,7 +341,7 @@ def test_a_sum_beyond_float64_is_an_error_of_the_soup() -> None:
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.5, 0.5), (float("nan"), 1.0), ()], ids=str)
 def test_weights_that_do_not_fit_the_pool_are_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises((LadleError, ValueError)):
+    with pytest.raises(BadInput, match="weights"):
         Soup(in_memory(numbers(1.0), numbers(2.0)), Linear(weights)).state_dict()
 
 

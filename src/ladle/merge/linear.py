@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ladle.errors import BadInput
 from ladle.merge.kernel import Float64, Floating, weighted_sum
 
 
@@ -48,6 +50,10 @@ class Linear:
     divisor: float = 1.0
 
     elementwise = True
+
+    def __post_init__(self) -> None:
+        if not self.divisor or not all(map(math.isfinite, (*self.weights, self.divisor))):
+            raise BadInput(f"weights must be finite numbers, not {self.weights} / {self.divisor}")
 
     def __call__(self, name: str, readings: Iterable[Floating]) -> Float64:
         return weighted_sum(readings, self.weights, divisor=self.divisor)

@@ -55,7 +55,7 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
             raise BadInput(
                 f"the output {output} and the ingredient {path} would mix; name another --output"
             )
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, is_file=is_file_output(output))
 
 
 def save(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladle.errors import BadInput
 from ladle.merge import (
     Ingredients,
     Merge,
@@ -56,6 +57,13 @@ class Soup:
     options: Mapping[str, Any] = field(default_factory=dict)
     tastings: tuple[Tasting, ...] = ()
     integers: Policy = "equal"
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.pool):
+            raise BadInput(
+                f"{len(self.weights)} weights do not go with {len(self.pool)} checkpoints; "
+                "give one for each"
+            )
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -135,7 +143,10 @@ class Soup:
         # By content, so that not even the last bit of an inexact sum depends on the order given.
         weights = self.weights
         digests = self.pool.digests
-        order = sorted(range(len(self.pool)), key=lambda i: (digests[i], weights[i]))
+        # Only "first" asks for an order; what is first there stays first.
+        first = next((i for i, weight in enumerate(weights) if weight), 0)
+        kept = first if self.integers == "first" else None
+        order = sorted(range(len(self.pool)), key=lambda i: (i != kept, digests[i], weights[i]))
         return replace(self, pool=self.pool.subset(order), merge=self.merge.for_order(order))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -51,8 +52,9 @@ def new_file(path: Path, *, nbytes: int = 0) -> Iterator[Path]:
     check_room(path.parent, nbytes)
     part = part_of(path)
     try:
-        yield part
-        _sync(part)
+        with telling_full_disk(path):
+            yield part
+            _sync(part)
         part.replace(path)
         _sync(path.parent)
     except BaseException:
@@ -95,6 +97,23 @@ def check_room(folder: Path, nbytes: int) -> None:
             f"{folder} has {free / 1e9:.1f} GB free where {nbytes / 1e9:.1f} GB are needed; "
             "make room or name another --output"
         )
+
+
+@contextmanager
+def telling_full_disk(path: Path) -> Iterator[None]:
+    """Say it in our words where the disk fills up, or allows no such file, after all.
+
+    Raises:
+        NoSpace: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise NoSpace(
+            f"{path} cannot be written ({error.strerror}); make room or name another --output"
+        ) from error
 
 
 def _old(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from ladle.checkpoint.base import Bytes, Checkpoint, Layout, TensorSpec
 from ladle.checkpoint.memory import MemoryCheckpoint
-from ladle.checkpoint.open import holds_weights, open_checkpoint
+from ladle.checkpoint.open import holds_weights, is_weights_file, open_checkpoint, weights_in
 from ladle.checkpoint.side_files import side_files
 
 __all__ = [
@@ -12,6 +12,8 @@ __all__ = [
     "MemoryCheckpoint",
     "TensorSpec",
     "holds_weights",
+    "is_weights_file",
     "open_checkpoint",
     "side_files",
+    "weights_in",
 ]

@@ -60,11 +60,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
 
 
+def _readers() -> list[Reader]:
+    return [*READERS, *(entry.load() for entry in offered("ladle.readers").values())]
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether some reader takes the file for its own."""
+    return path.is_file() and any(knows(path) for knows, _ in _readers())
+
+
 def _open_file(path: Path) -> StoredCheckpoint:
-    others: list[Reader] = [entry.load() for entry in offered("ladle.readers").values()]
     with path.open("rb"):
         pass  # Tells that it may not be read, where `is_zip` would say that it is no zip.
-    for knows, read in (*READERS, *others):
+    for knows, read in _readers():
         if knows(path):
             return read(path)
     raise UnreadableCheckpoint(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ladle.checkpoint.base import Bytes, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE, SAFETENSORS_NAME
+from ladle.errors import BadInput
 
 
 class FileSink:
@@ -87,15 +88,16 @@ def torch_file(path: Path, layout: Layout) -> Iterator[FileSink]:
         for name, spec in layout.tensors.items()
     }
     state |= {alias: state[kept] for alias, kept in layout.ties.items()}
-    with torch.serialization.skip_data():
-        torch.save(state, path)
+    # Into an open file, for a path's name would stand in the bytes.
+    with torch.serialization.skip_data(), path.open("wb") as file:
+        torch.save(state, file)
     del state
     opened = torch.load(path, map_location="meta", weights_only=True)
-    with path.open("r+b", buffering=0) as file:
+    with path.open("r+b", buffering=0) as written:
         yield FileSink(
             layout,
             {
-                name: (file.fileno(), opened[name].untyped_storage()._checkpoint_offset)
+                name: (written.fileno(), opened[name].untyped_storage()._checkpoint_offset)
                 for name in layout.tensors
             },
         )
@@ -108,6 +110,8 @@ def _safetensors(
     # Wide dtypes first, then by name: aligned, as the library does, and the same for every pool.
     names = sorted(layout.tensors, key=lambda name: (-ITEMSIZE[layout.tensors[name].dtype], name))
     ties = {alias: kept for alias, kept in layout.ties.items() if kept in layout.tensors}
+    if "__metadata__" in layout.tensors:
+        raise BadInput("safetensors cannot hold a tensor called '__metadata__'; write a .pt file")
     header: dict[str, object] = {"__metadata__": {"format": "pt", **ties, **metadata}}
     offsets: dict[str, int] = {}
     end = 0

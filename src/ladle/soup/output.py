@@ -13,7 +13,14 @@ from typing import Any
 from ladle.checkpoint import side_files
 from ladle.checkpoint.write import FileSink, safetensors_file, safetensors_files, torch_file
 from ladle.errors import BadInput
-from ladle.files import check_room, new_file, part_of, publish_folder, refuse_existing
+from ladle.files import (
+    check_room,
+    new_file,
+    part_of,
+    publish_folder,
+    refuse_existing,
+    telling_full_disk,
+)
 from ladle.merge import with_dtype
 from ladle.soup.card import model_card
 from ladle.soup.record import provenance, record
@@ -37,6 +44,11 @@ def is_file_output(output: Path) -> bool:
     return output.suffix in FILE_SUFFIXES
 
 
+def record_of(file: Path) -> Path:
+    """Where the record of a soup goes that is one file."""
+    return file.with_name(file.name + ".json")
+
+
 def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> None:
     """Check that writing `output` loses nothing, before any work is done.
 
@@ -55,7 +67,10 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
             raise BadInput(
                 f"the output {output} and the ingredient {path} would mix; name another --output"
             )
-    refuse_existing(output, overwrite=overwrite, is_file=is_file_output(output))
+    is_file = is_file_output(output)
+    refuse_existing(output, overwrite=overwrite, is_file=is_file)
+    if is_file:
+        refuse_existing(record_of(output), overwrite=overwrite, is_file=True)
 
 
 def save(
@@ -97,7 +112,7 @@ def write_file(
     advance: Advance = lambda nbytes: None,
 ) -> None:
     """One weights file, and its record beside it as `<file>.json`."""
-    layout = with_dtype(soup.pool.layout, options.dtype)
+    layout = with_dtype(soup.layout, options.dtype)
     with new_file(output, nbytes=layout.nbytes) as part:
         writing: AbstractContextManager[FileSink]
         if output.suffix == ".safetensors":
@@ -106,7 +121,7 @@ def write_file(
             writing = torch_file(part, layout)
         with writing as sink:
             soup.stream_into(sink, dtype=options.dtype, advance=advance)
-    with new_file(output.with_name(output.name + ".json")) as part:
+    with new_file(record_of(output)) as part:
         write_json(part, kept)
 
 
@@ -126,9 +141,12 @@ def write_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     metadata = {"ladle": provenance(soup)}
-    with safetensors_files(
-        folder, layout, metadata, max_shard_bytes=options.max_shard_bytes
-    ) as sink:
+    with (
+        telling_full_disk(folder),
+        safetensors_files(
+            folder, layout, metadata, max_shard_bytes=options.max_shard_bytes
+        ) as sink,
+    ):
         soup.stream_into(sink, dtype=options.dtype, advance=advance)
     return sorted(copies)
 

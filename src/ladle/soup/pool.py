@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ladle.checkpoint import Checkpoint, Layout, TensorSpec, holds_weights, open_checkpoint
+from ladle.checkpoint import (
+    Checkpoint,
+    Layout,
+    TensorSpec,
+    holds_weights,
+    is_weights_file,
+    open_checkpoint,
+    weights_in,
+)
 from ladle.checkpoint.dtypes import promote
 from ladle.errors import BadInput, LayoutMismatch
 
@@ -107,7 +115,8 @@ def find_checkpoints(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
         found += _expand(one)
     seen: dict[Path, Path] = {}
     for path in found:
-        first = seen.setdefault(path.resolve(), path)
+        file = weights_in(path) if path.is_dir() else path
+        first = seen.setdefault(file.resolve(), path)
         if first is not path:
             raise BadInput(f"{path} is given twice (as {first} too); give each checkpoint once")
     return found
@@ -126,7 +135,7 @@ def _expand(given: str | Path) -> list[Path]:
         return [path]
     if any(character in str(given) for character in "*?["):
         matches = [Path(match) for match in glob.glob(str(given), recursive=True)]  # noqa: PTH207
-        usable = sorted((m for m in matches if m.is_file() or holds_weights(m)), key=_natural)
+        usable = sorted((m for m in matches if is_weights_file(m) or holds_weights(m)), key=_natural)
         if usable:
             return usable
         raise BadInput(f"no checkpoint matches {str(given)!r}; check the pattern")
@@ -163,7 +172,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     shown = [p.parent if p.name.startswith(("model.", "pytorch_model.")) else p for p in paths]
     if len(set(shown)) < len(shown):
         shown = list(paths)
-    parts = [path.resolve().parts for path in shown]
+    # Not resolved: a link is known by its own name.
+    parts = [path.absolute().parts for path in shown]
     for length in range(1, max((len(p) for p in parts), default=1) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladle.checkpoint import Layout
 from ladle.errors import BadInput
 from ladle.merge import (
     Ingredients,
@@ -79,6 +80,15 @@ class Soup:
     def digest(self) -> str:
         """Equal for soups with the same weights: ingredients by content, merge, policy."""
         return _digest(self._in_fixed_order().content())
+
+    @property
+    def layout(self) -> Layout:
+        """The pool's, with the tensors in an order that does not depend on the pool's."""
+        layout, first = self.pool.layout, self._in_fixed_order().pool[0].checkpoint.layout
+        return Layout(
+            {name: layout.tensors[name] for name in first.tensors},
+            {alias: layout.ties[alias] for alias in first.ties},
+        )
 
     def content(self) -> dict[str, Any]:
         """What the weights depend on, and nothing else, as JSON."""

@@ -49,14 +49,17 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_nothing_is_left_of_a_file_that_failed(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "soup.pt"
     path.write_text("old")
-    with pytest.raises(error), new_file(path) as part:
-        part.write_text("half")
-        raise error
+
+    def fail_half_way() -> None:
+        with new_file(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
     assert tree(tmp_path) == {"soup.pt": "old"}
 
 
@@ -161,9 +164,10 @@ def test_what_was_half_removed_does_not_come_back(
     """Killed while the old folder was removed; then the user removes the new one."""
     out = written_by_ladle(tmp_path / "soup", "old")
     written_by_ladle(part_of(out), "new")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_at(4, patch)
-        publish_folder(out)
+        with pytest.raises(Killed):
+            publish_folder(out)
     shutil.rmtree(out)
     refuse_existing(out, overwrite=False)
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,13 +44,13 @@ def test_training_state_beside_the_weights_is_no_second_checkpoint(tmp_path: Pat
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableCheckpoint, match="gone.pt does not exist"):
+    with pytest.raises(UnreadableCheckpoint, match=r"gone.pt does not exist"):
         open_checkpoint(tmp_path / "gone.pt")
 
 
 def test_a_dangling_link_is_an_absent_file(tmp_path: Path) -> None:
     (tmp_path / "link.pt").symlink_to(tmp_path / "gone.pt")
-    with pytest.raises(UnreadableCheckpoint, match="link.pt"):
+    with pytest.raises(UnreadableCheckpoint, match=r"link.pt"):
         open_checkpoint(tmp_path / "link.pt")
 
 
@@ -76,13 +78,8 @@ def test_a_folder_that_is_called_like_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are another matter there")
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_a_file_that_may_not_be_read_is_named(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, suffix: str) -> None:
     """Root may read everything, so there the work is done by somebody else."""
-    import subprocess
-    import sys
-
     path = tmp_path / f"secret.{suffix}"
     save_file(small_state(), path) if suffix == "safetensors" else torch.save(small_state(), path)
     path.chmod(0)
@@ -92,7 +89,6 @@ def test_a_file_that_may_not_be_read_is_named(
         "import os, sys; from pathlib import Path\n"
         "from ladle.checkpoint import open_checkpoint\n"
         "from ladle.errors import UnreadableCheckpoint\n"
-        "import safetensors, torch\n"
         "if os.geteuid() == 0: os.setegid(65534); os.seteuid(65534)\n"
         "try: open_checkpoint(sys.argv[1])\n"
         "except UnreadableCheckpoint as error: print(error)\n"

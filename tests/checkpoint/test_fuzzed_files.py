@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ladle.checkpoint import open_checkpoint
 from ladle.errors import UnreadableCheckpoint
 from states import State, read, save_shards
 
-MANY = settings(max_examples=400)
+MANY = settings(max_examples=250)
 
 
 def state() -> State:
@@ -58,8 +59,7 @@ def damaged(whole: bytes, what: list[tuple[str, float, bytes]]) -> bytes:
 def opens_or_is_refused(path: Path) -> None:
     try:
         checkpoint = open_checkpoint(path)
-    except UnreadableCheckpoint as error:
-        assert str(path.parent) in str(error)
+    except UnreadableCheckpoint:
         return
     for name, spec in checkpoint.layout.tensors.items():
         # Expanded tensors may be larger than any file, so a damaged stride makes anything.
@@ -70,6 +70,9 @@ def opens_or_is_refused(path: Path) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _little_memory() -> Iterator[None]:
     """A size that a file invents must not be allocated: 4 GB more than now is the limit."""
+    if sys.platform != "linux":
+        yield
+        return
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000_000, before[1]))

@@ -148,7 +148,9 @@ def test_a_shape_that_does_not_fit_its_bytes_is_refused(path: Path, shape: objec
 
 @pytest.mark.parametrize("shape", ["", {}, None, 0], ids=repr)
 def test_a_scalars_shape_is_a_list_too(path: Path, shape: object) -> None:
-    refused(path, with_header({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}, b"1234"))
+    refused(
+        path, with_header({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}, b"1234")
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,9 @@ def test_a_place_that_is_no_pair_of_numbers_is_refused(path: Path, offsets: obje
     refused(path, changed(data_offsets=offsets), "'w'")
 
 
-@pytest.mark.parametrize("dtype", ["F33", "f32", "", None, 32, [], ["F32"], {}, "float32"], ids=repr)
+@pytest.mark.parametrize(
+    "dtype", ["F33", "f32", "", None, 32, [], ["F32"], {}, "float32"], ids=repr
+)
 def test_an_unknown_dtype_is_refused(path: Path, dtype: object) -> None:
     refused(path, changed(dtype=dtype), "dtype")
 
@@ -170,14 +174,19 @@ def test_an_entry_without_its_facts_is_refused(path: Path, entry: object) -> Non
     refused(path, with_header({"w": entry}), "'w'")
 
 
-@pytest.mark.parametrize("metadata", [None, [], "pt", {"format": 1}, {"a": None}, {"a": {}}], ids=repr)
+@pytest.mark.parametrize(
+    "metadata", [None, [], "pt", {"format": 1}, {"a": None}, {"a": {}}], ids=repr
+)
 def test_metadata_other_than_text_is_refused(path: Path, metadata: object) -> None:
     refused(path, with_header({"__metadata__": metadata}), "metadata")
 
 
 def test_a_name_that_no_file_can_hold_is_refused(path: Path) -> None:
     """JSON can write half a surrogate pair, which is no text."""
-    refused(path, with_header(rb'{"\ud800": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}', b"1234"))
+    refused(
+        path,
+        with_header(rb'{"\ud800": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}', b"1234"),
+    )
 
 
 def test_a_file_of_no_tensors_is_a_checkpoint(path: Path) -> None:

@@ -94,7 +94,17 @@ def test_a_tensor_in_two_shards_is_refused(index: Path, extra: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "./x", "x\0y", "x" * 5000],
+    [
+        "../x.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        ".",
+        "",
+        "./x",
+        "x\0y",
+        "x" * 5000,
+    ],
     ids=range(9),
 )
 def test_a_shard_outside_the_folder_is_refused(index: Path, name: str) -> None:

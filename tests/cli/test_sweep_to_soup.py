@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,17 @@ def test_sweep_cook_and_load_with_transformers(tmp_path: Path) -> None:
         ours, theirs = model.eval()(**tokens).logits, by_hand.eval()(**tokens).logits
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert model.config.id2label == {0: "bad", 1: "good"}
+
+
+@pytest.mark.slow
+def test_the_first_example_of_the_readme_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    block = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert block
+    write_task(tmp_path)
+    ladle("sweep", "--task", "task.toml", "--runs", 2, "-o", "runs", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(block.group(1), {})  # noqa: S102 -- our own page
+    assert (tmp_path / "soup" / "model.safetensors").is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -168,7 +167,9 @@ def test_a_soup_is_the_float64_sum_rounded_once(data: st.DataObject) -> None:
 def test_a_uniform_soup_divides_once() -> None:
     # 1/3 as a weight: 0.333..·(1+1+1) may miss 1; the sum 3 divided by 3 may not.
     third = uniform_soup(in_memory(numbers(0.1), numbers(0.7), numbers(0.4))).state_dict()["w"]
-    exact = (np.float64(np.float32(0.1)) + np.float64(np.float32(0.7)) + np.float64(np.float32(0.4))) / 3
+    exact = (
+        np.float64(np.float32(0.1)) + np.float64(np.float32(0.7)) + np.float64(np.float32(0.4))
+    ) / 3
     assert third.numpy()[0] == np.float32(exact)
 
 
@@ -221,8 +222,7 @@ def test_integers_that_differ_follow_the_policy(
 @pytest.mark.parametrize("seed", range(4))
 def test_the_first_is_the_first_of_the_pool_as_the_user_gave_it(seed: int) -> None:
     """Not the first in the order of the sum, which is by content."""
-    values = list(range(6))
-    random.Random(seed).shuffle(values)
+    values = torch.randperm(6, generator=generator(seed)).tolist()
     states = [{"n": torch.tensor([v]), "w": torch.tensor([float(v)])} for v in values]
     found = uniform_soup(in_memory(*states), integers="first").state_dict()["n"]
     assert found.tolist() == values[:1]
@@ -235,7 +235,17 @@ def test_integers_that_differ_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.bool, torch.uint8, torch.int16, torch.int64, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64], ids=str
+    "dtype",
+    [
+        torch.bool,
+        torch.uint8,
+        torch.int16,
+        torch.int64,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.complex64,
+    ],
+    ids=str,
 )
 def test_what_is_not_averaged_is_copied_if_equal(dtype: torch.dtype) -> None:
     same = torch.tensor([0, 1, 1, 0, 1]).to(dtype)
@@ -246,7 +256,9 @@ def test_what_is_not_averaged_is_copied_if_equal(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("policy", ["equal", "max"])
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64], ids=str
+)
 def test_dtypes_without_arithmetic_are_refused_if_they_differ(
     dtype: torch.dtype, policy: Policy
 ) -> None:
@@ -303,7 +315,7 @@ def test_a_number_that_is_none_is_named_with_its_file(
 
 def test_infinities_that_cancel_are_found() -> None:
     states = [numbers(1.0, float("inf")), numbers(1.0, float("-inf"))]
-    with pytest.raises(NonFiniteTensor, match="run[01] has NaN or infinity in tensor 'w'"):
+    with pytest.raises(NonFiniteTensor, match=r"run[01] has NaN or infinity in tensor 'w'"):
         uniform_soup(in_memory(*states)).state_dict()
 
 

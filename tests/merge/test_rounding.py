@@ -158,7 +158,9 @@ def test_a_weight_too_many_or_too_few_is_an_error(weights: list[float]) -> None:
 
 
 @given(
-    values=st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=9)
+    values=st.lists(
+        st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=9
+    )
 )
 def test_a_uniform_soup_of_float16_is_the_correctly_rounded_mean(values: list[float]) -> None:
     readings = [np.array([value], np.float16) for value in values]

@@ -47,6 +47,22 @@ def test_the_first_sentence_is_the_test(soup, lines, write, value, p, outcome, w
     )
 
 
+def test_the_last_sentence_puts_the_other_baselines_beside_it(soup, lines, write):
+    for line in lines:
+        if line["model"] == "uniform soup" and line["split"] in ("test", "mean of shifts"):
+            line["value"] = 0.815
+            line["versus"] |= {"verdict": "better", "p": 0.012}
+        if line["model"] == "ensemble of 8" and line["split"] in ("test", "mean of shifts"):
+            line["value"] = 0.799
+            line["versus"] |= {"verdict": NO_DIFFERENCE, "p": 0.3}
+    assert said(write(soup, lines))[-1] == (
+        "For comparison, each against the best single model: the uniform soup 81.5 % on test "
+        "(better, p = 0.012) and 81.5 % over the shifts (better, p = 0.012); the ensemble of 8 "
+        f"79.9 % on test ({NO_DIFFERENCE}, p = 0.3) and 79.9 % over the shifts "
+        f"({NO_DIFFERENCE}, p = 0.3)."
+    )
+
+
 def test_the_second_sentence_is_the_mean_of_the_shifts(soup, lines, write):
     compare(lines, "tweets", value=0.85, p=0.002, verdict="better")
     compare(lines, "reviews", value=0.82, p=0.4, verdict=NO_DIFFERENCE)

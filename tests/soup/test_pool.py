@@ -143,7 +143,7 @@ def test_a_pool_of_nothing_is_refused(inputs: list[str]) -> None:
 
 def test_paths_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="gone.pt does not exist"):
+    with pytest.raises(BadInput, match=r"gone.pt does not exist"):
         open_pool(tmp_path / "gone.pt")
     with pytest.raises(BadInput, match="no checkpoint matches"):
         open_pool(str(tmp_path / "*.pt"))
@@ -178,7 +178,7 @@ def test_copies_of_a_checkpoint_are_no_mistake_of_the_pool(tmp_path: Path) -> No
 def test_a_damaged_member_is_named(tmp_path: Path) -> None:
     good, bad = (checkpoint(tmp_path / f"{name}.safetensors") for name in ("good", "bad"))
     bad.write_bytes(bad.read_bytes()[:-3])
-    with pytest.raises(UnreadableCheckpoint, match="bad.safetensors"):
+    with pytest.raises(UnreadableCheckpoint, match=r"bad.safetensors"):
         open_pool([good, bad])
 
 

@@ -44,9 +44,7 @@ SOUP = by_hand(*[small_state(i) for i in range(3)])
 
 
 def entries(folder: Path) -> set[str]:
-    return {
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()
-    }
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
 
 
 # --- the three kinds of output ------------------------------------------------------------
@@ -91,9 +89,7 @@ def test_weights_are_rounded_once_into_the_dtype_asked_for(
     out = tmp_path / f"soup{suffix}"
     save(uniform_soup(pool), out, options=WriteOptions(dtype=dtype))
     file = out / "model.safetensors" if out.is_dir() else out
-    found = (
-        torch.load(file, weights_only=True) if suffix == ".pt" else load_file(file)
-    )
+    found = torch.load(file, weights_only=True) if suffix == ".pt" else load_file(file)
     states = [small_state(i) for i in range(3)]
     for name, tensor in found.items():
         if not states[0][name].is_floating_point():
@@ -114,7 +110,7 @@ def test_shapes_of_every_kind_are_written(tmp_path: Path) -> None:
         "eighth": torch.ones(5).to(torch.float8_e4m3fn),
         "wide": torch.ones(2, dtype=torch.complex64),
         "": torch.ones(1),
-        "ünï.✓ \"quoted\"\\": torch.ones(2),
+        'ünï.✓ "quoted"\\': torch.ones(2),
     }
     pool = pool_of(tmp_path / "runs", state, state)
     for name in ("soup.safetensors", "soup.pt"):
@@ -226,9 +222,7 @@ def test_tied_weights_stay_tied_in_a_torch_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["soup.safetensors", "soup"])
-def test_tied_weights_are_written_once_and_loaded_by_the_library(
-    tmp_path: Path, out: str
-) -> None:
+def test_tied_weights_are_written_once_and_loaded_by_the_library(tmp_path: Path, out: str) -> None:
     pool = pool_of(tmp_path / "runs", *[Tied(i).state_dict() for i in range(3)], suffix="pt")
     path = uniform_soup(pool).save(tmp_path / out)
     file = path / "model.safetensors" if path.is_dir() else path
@@ -448,9 +442,7 @@ def test_a_full_disk_is_told_beforehand_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["soup", "soup.safetensors", "soup.pt"])
-def test_a_write_that_fails_half_way_leaves_nothing_and_says_so(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_write_that_fails_half_way_leaves_nothing_and_says_so(tmp_path: Path, name: str) -> None:
     """A limit on file sizes stands for the disk that fills up while we write."""
     state = {"w": torch.randn(200_000, generator=generator(0))}
     pool_of(tmp_path / "runs", state, state)

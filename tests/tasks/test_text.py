@@ -342,7 +342,7 @@ def test_the_demo_reads_kept_data_and_no_text_twice():
     task = demo_text.demo_text(cache)
     sizes = {name: len(split) for name, split in task.splits.items()}
     assert sizes == {
-        "train": 2500, "held-out": 2000, "test": 5570, "amazon": 2977, "tweets": 3432, "nyt": 2931
+        "train": 2500, "held-out": 3000, "test": 4570, "amazon": 2977, "tweets": 3432, "nyt": 2931
     }  # fmt: skip
     texts = [text for those in task._texts.values() for text in those]
     assert len(texts) == len(set(texts))

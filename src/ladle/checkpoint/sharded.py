@@ -20,10 +20,10 @@ def read_sharded(index: Path) -> StoredCheckpoint:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         placed = {str(name): str(file) for name, file in weight_map.items()}
-        if not placed:
-            raise ValueError("it names no tensor")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableCheckpoint(f"{index} is no index of shards: {error!r}") from error
+    if not placed:
+        raise UnreadableCheckpoint(f"{index} is no index of shards: it names no tensor")
 
     names = sorted(set(placed.values()))
     tensors: dict[str, TensorSpec] = {}

@@ -34,7 +34,8 @@ def read_torch_file(path: Path) -> StoredCheckpoint:
     if others:
         raise UnreadableCheckpoint(
             f"{path} is not a flat state dict: {', '.join(sorted(others)[:5])} "
-            f"{'is' if len(others) == 1 else 'are'} no named tensor; save the model's state_dict() alone"
+            f"{'is' if len(others) == 1 else 'are'} no named tensor; save the model's "
+            "state_dict() alone"
         )
 
     tensors: dict[str, TensorSpec] = {}
@@ -151,9 +152,7 @@ def _is_named_tensor(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
-def _place(
-    path: Path, name: str, tensor: Any, members: Members
-) -> tuple[TensorSpec, Region]:
+def _place(path: Path, name: str, tensor: Any, members: Members) -> tuple[TensorSpec, Region]:
     import torch
 
     dtype = str(tensor.dtype).removeprefix("torch.")

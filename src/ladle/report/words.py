@@ -72,8 +72,8 @@ def title(record: Record) -> str:
 
 
 def verdict(record: Record, table: Table) -> list[str]:
-    """What came out, in one to three sentences: test first, then the shifts, then what is not
-    known. Says better, worse or no difference only where the record does."""
+    """What came out, in a few sentences: test first, then the shifts, then what is not known,
+    then the other baselines. Says better, worse or no difference only where the record does."""
     if record.metric is None:
         return [
             f"This is the {_lower(title(record))}. Nothing was evaluated when it was made, so "
@@ -98,6 +98,7 @@ def verdict(record: Record, table: Table) -> list[str]:
         sentences.append(_shifts(chosen, best, shifts, metric))
     elif any(column.role == "test" for column in measured):
         sentences.append("It was not measured under distribution shift.")
+    sentences += _beside(table, metric, measured[:1])
     return sentences or [f"The {_lower(title(record))} has no finite score."]
 
 
@@ -145,6 +146,28 @@ def _shifts(chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Met
         return f"{start}; one by one: {_apart(chosen, shifts)}."
     tested = _outcome(whole.versus, test_name(metric, mean=True), "")
     return f"{start}: {tested}. One by one: {_apart(chosen, shifts)}."
+
+
+def _beside(table: Table, metric: Metric, measured: Sequence[Column]) -> list[str]:
+    """`For comparison, against the same best single model: the uniform soup ...; ...`."""
+    groups = []
+    for part in ("uniform", "ensemble"):
+        row = table.of(part)
+        if row is None:
+            continue
+        cells = [(f"on {c.name}", row.cells[c.name]) for c in measured if c.name in row.cells]
+        if row.mean and row.mean.versus:
+            cells.append(("over the shifts", row.mean))
+        shown = [
+            f"{score(cell.value, metric)} {where} ({versus.verdict}, {probability(versus)})"
+            for where, cell in cells
+            if (versus := cell.versus)
+        ]
+        if shown:
+            groups.append(f"the {row.model} {listed(shown)}")
+    if not groups:
+        return []
+    return [f"For comparison, each against the best single model: {'; '.join(groups)}."]
 
 
 def _apart(chosen: Row, shifts: Sequence[Column]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ladle.checkpoint import Bytes, Layout
-from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.checkpoint import Bytes, Layout, TensorSpec
+from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import LayoutMismatch
 
 
@@ -30,25 +30,36 @@ class StateDictSink:
 
 
 class ModuleSink:
-    """Replaces the tensors of a module in place; `finish` completes it."""
+    """Replaces the tensors of a module in place; `finish` completes it.
+
+    What is written has to be in the dtypes of `layout`, which are the model's where they can be.
+    """
 
     def __init__(self, model: nn.Module, layout: Layout) -> None:
         """
         Raises:
-            LayoutMismatch: names or shapes differ; all differences are named.
+            LayoutMismatch: names, shapes or kinds differ; all differences are named.
         """
-        self._layout = layout
         self._state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
         self._staged: dict[str, Tensor] = {}
         self._lock = threading.Lock()
         _check(self._state, layout, type(model).__name__)
+        self.layout = Layout(
+            {
+                n: TensorSpec(_dtype(spec, self._state[n]), spec.shape)
+                for n, spec in layout.tensors.items()
+            },
+            layout.ties,
+        )
+        self._shared = _shared({name: self._state[name] for name in layout.tensors})
 
     def write(self, name: str, start: int, values: Bytes) -> None:
-        numbers = _tensor(values, self._layout.tensors[name].dtype)
+        numbers = _tensor(values, self.layout.tensors[name].dtype)
         target = self._state[name]
-        if not target.is_contiguous():
+        if name in self._shared or not target.is_contiguous():
             with self._lock:
                 # Channels-last weights are not in row-major order: gather, then copy at the end.
+                # Two tensors for one place would race: gather, then compare.
                 if name not in self._staged:
                     self._staged[name] = torch.empty(target.shape, dtype=numbers.dtype)
                 target = self._staged[name]
@@ -56,9 +67,15 @@ class ModuleSink:
 
     def finish(self) -> None:
         for name, values in self._staged.items():
-            self._state[name].copy_(values)
+            if name not in self._shared:
+                self._state[name].copy_(values)
+        for name, kept in self._shared.items():
+            if not torch.equal(self._state[kept], self._staged[name].to(self._state[kept])):
+                raise LayoutMismatch(
+                    f"the model ties {name} to {kept}, which differ in the soup; untie them first"
+                )
         self._staged.clear()
-        for alias, kept in self._layout.ties.items():
+        for alias, kept in self.layout.ties.items():
             if (
                 alias in self._state
                 and self._state[alias].data_ptr() != self._state[kept].data_ptr()
@@ -71,6 +88,23 @@ def _tensor(values: Bytes, dtype: str) -> Tensor:
     if values.nbytes == ITEMSIZE[dtype] == 1:
         return torch.from_numpy(values).view(kind)
     return torch.frombuffer(values.data, dtype=kind)
+
+
+def _dtype(spec: TensorSpec, target: Tensor) -> str:
+    """Averaged tensors are rounded to the model's dtype once, not on the way to it too."""
+    wanted = str(target.dtype).removeprefix("torch.")
+    return wanted if spec.dtype in AVERAGED and wanted in AVERAGED else spec.dtype
+
+
+def _shared(state: dict[str, Tensor]) -> dict[str, str]:
+    """Names whose memory an earlier one has, and that one."""
+    seen: dict[object, str] = {}
+    shared: dict[str, str] = {}
+    for name, tensor in state.items():
+        first = seen.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        if first != name and tensor.numel():
+            shared[name] = first
+    return shared
 
 
 def _check(state: dict[str, Tensor], layout: Layout, model: str) -> None:
@@ -87,6 +121,11 @@ def _check(state: dict[str, Tensor], layout: Layout, model: str) -> None:
         f"{name} has shape {list(spec.shape)} in the soup, {list(state[name].shape)} in the model"
         for name, spec in layout.tensors.items()
         if name in state and tuple(state[name].shape) != spec.shape
+    ]
+    lines += [
+        f"{name} is {spec.dtype} in the soup, {state[name].dtype} in the model"
+        for name, spec in layout.tensors.items()
+        if name in state and spec.dtype in AVERAGED and not state[name].is_floating_point()
     ]
     if lines:
         shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")

@@ -135,7 +135,9 @@ def _expand(given: str | Path) -> list[Path]:
         return [path]
     if any(character in str(given) for character in "*?["):
         matches = [Path(match) for match in glob.glob(str(given), recursive=True)]  # noqa: PTH207
-        usable = sorted((m for m in matches if is_weights_file(m) or holds_weights(m)), key=_natural)
+        usable = sorted(
+            (m for m in matches if is_weights_file(m) or holds_weights(m)), key=_natural
+        )
         if usable:
             return usable
         raise BadInput(f"no checkpoint matches {str(given)!r}; check the pattern")

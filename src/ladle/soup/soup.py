@@ -124,7 +124,7 @@ class Soup:
         from ladle.soup.live import ModuleSink
 
         sink = ModuleSink(model, self.pool.layout)
-        self.stream_into(sink)
+        replace(self, pool=replace(self.pool, layout=sink.layout)).stream_into(sink)
         sink.finish()
         return model
 

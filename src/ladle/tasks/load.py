@@ -69,7 +69,10 @@ def _made(reference: str, found: Any) -> Task:
 
 
 _SHARED = {"kind", "name", "model", "metric", "splits", "shifts", "space", "labels"}
-_OWN = {"text": {"max_length", "freeze"}, "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"}}
+_OWN = {
+    "text": {"max_length", "freeze"},
+    "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"},
+}
 _SPLITS = ("train", "held-out", "test")
 
 

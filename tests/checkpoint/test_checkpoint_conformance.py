@@ -137,6 +137,12 @@ def test_any_slice_is_the_tensors_own_slice(save: Save, tmp_path: Path) -> None:
             assert read(checkpoint, name, start, stop) == data_of(flat[start:stop]), name
 
 
+def test_the_layout_is_made_once(save: Save, tmp_path: Path) -> None:
+    """It is asked for at every slice of every tensor."""
+    checkpoint = save(tmp_path, of_every_kind())
+    assert checkpoint.layout is checkpoint.layout
+
+
 def test_a_checkpoint_survives_pickling(save: Save, tmp_path: Path) -> None:
     state = {"w": torch.randn(3, 5, generator=generator(1))}
     copy = pickle.loads(pickle.dumps(save(tmp_path, state)))  # noqa: S301 - our own bytes

@@ -226,6 +226,12 @@ def test_tied_here_and_not_there_is_a_difference(tmp_path: Path, suffix: str) ->
             pool_of(tmp_path, *states, suffix=suffix)
 
 
+def test_tied_to_another_tensor_is_a_difference(tmp_path: Path) -> None:
+    a, b = torch.ones(3), torch.zeros(3)
+    with pytest.raises(LayoutMismatch, match="c is tied to b, expected a"):
+        pool_of(tmp_path, {"a": a, "b": b, "c": a}, {"a": a, "b": b, "c": b}, suffix="pt")
+
+
 def test_layouts_agree_whatever_the_order_of_tensors_and_the_format(tmp_path: Path) -> None:
     state = small_state()
     torch.save(dict(reversed(state.items())), tmp_path / "a.pt")

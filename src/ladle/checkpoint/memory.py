@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class MemoryCheckpoint:
     def files(self) -> tuple[Path, ...]:
         return ()
 
-    @property
+    @cached_property  # asked for at every slice
     def layout(self) -> Layout:
         tensors: dict[str, TensorSpec] = {}
         ties: dict[str, str] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.checkpoint import Bytes, Layout, TensorSpec
-from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
+from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE, promote
 from ladle.errors import LayoutMismatch
 
 
@@ -32,7 +32,7 @@ class StateDictSink:
 class ModuleSink:
     """Replaces the tensors of a module in place; `finish` completes it.
 
-    What is written has to be in the dtypes of `layout`, which are the model's where they can be.
+    What is written has to be in the dtypes of its `layout`: see `_dtype`.
     """
 
     def __init__(self, model: nn.Module, layout: Layout) -> None:
@@ -91,9 +91,12 @@ def _tensor(values: Bytes, dtype: str) -> Tensor:
 
 
 def _dtype(spec: TensorSpec, target: Tensor) -> str:
-    """Averaged tensors are rounded to the model's dtype once, not on the way to it too."""
+    """The dtype to round to: the model's where it is the narrower one, in one rounding.
+
+    In a wider model the weights are those that a file would hold: what is judged is what is saved.
+    """
     wanted = str(target.dtype).removeprefix("torch.")
-    return wanted if spec.dtype in AVERAGED and wanted in AVERAGED else spec.dtype
+    return wanted if promote(wanted, spec.dtype) == spec.dtype else spec.dtype
 
 
 def _shared(state: dict[str, Tensor]) -> dict[str, str]:

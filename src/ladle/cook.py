@@ -151,11 +151,11 @@ def _finish_folder(
 ) -> None:
     work = part_of(output)
     _leave_only_store(work)
-    names = write_folder(soup, work, kitchen.write, advance=advance)
+    copies = write_folder(soup, work, kitchen.write, advance=advance)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (work / "evaluations.jsonl").write_text(lines, "utf-8")
     write_json(work / "soup.json", kept)
-    card = model_card(output.name, kept, rows, side_files=names)
+    card = model_card(output.name, kept, rows, side_files=copies)
     (work / "README.md").write_text(card, "utf-8")
     write_report(work)
     publish_folder(output)

@@ -151,3 +151,11 @@ def test_a_lone_weights_file_has_no_side_files(tmp_path: Path) -> None:
     save_file(small_state(), tmp_path / "a.safetensors")
     (tmp_path / "notes.txt").write_text("mine")
     assert side_files(open_checkpoint(tmp_path / "a.safetensors")) == {}
+
+
+def test_a_folder_with_two_saves_is_not_guessed_at(tmp_path: Path) -> None:
+    """transformers would take the single file, others the index: a stale one must not win."""
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UnreadableCheckpoint, match="of two different saves"):
+        open_checkpoint(tmp_path)

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import transformers
 from torch import nn
 
 import ladle
 from ladle.soup.output import WriteOptions, save
 from states import State
-
-transformers = pytest.importorskip("transformers")
-timm = pytest.importorskip("timm")
 
 IDS = torch.arange(24).view(2, 12) % 50
 

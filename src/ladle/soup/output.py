@@ -12,7 +12,7 @@ from typing import Any
 
 from ladle.checkpoint import side_files
 from ladle.checkpoint.write import FileSink, safetensors_file, safetensors_files, torch_file
-from ladle.errors import BadInput
+from ladle.errors import BadInput, OutputExists
 from ladle.files import (
     check_room,
     new_file,
@@ -30,6 +30,8 @@ Advance = Callable[[int], None]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
 """An output with one of these is one file; any other is a folder."""
+
+_MISTAKEN_SUFFIXES = (".bin", ".ckpt", ".h5", ".onnx", ".gguf", ".tar", ".zip")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
                 f"the output {output} and the ingredient {path} would mix; name another --output"
             )
     is_file = is_file_output(output)
+    if output.suffix in _MISTAKEN_SUFFIXES:
+        raise BadInput(
+            f"ladle writes no {output.suffix} files; let {output} end in "
+            f"{' or '.join(FILE_SUFFIXES)}, or name a folder"
+        )
     refuse_existing(output, overwrite=overwrite, is_file=is_file)
     if is_file:
         refuse_existing(record_of(output), overwrite=overwrite, is_file=True)
@@ -90,12 +97,17 @@ def save(
         write_file(soup, output, options, kept, advance=advance)
         return output
     part = part_of(output)
+    if (part / "ladle.sqlite").exists():
+        raise OutputExists(
+            f"{part} holds an unfinished `ladle cook`; finish it with the same command, remove it, "
+            "or name another --output"
+        )
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        names = write_folder(soup, part, options, advance=advance)
+        copies = write_folder(soup, part, options, advance=advance)
         write_json(part / "soup.json", kept)
-        (part / "README.md").write_text(model_card(output.name, kept, side_files=names), "utf-8")
+        (part / "README.md").write_text(model_card(output.name, kept, side_files=copies), "utf-8")
         publish_folder(output)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -131,8 +143,8 @@ def write_folder(
     options: WriteOptions,
     *,
     advance: Advance = lambda nbytes: None,
-) -> list[str]:
-    """Weights and side files into an existing folder; returns the names of the side files."""
+) -> dict[str, Path]:
+    """Weights and side files into an existing folder; returns what was copied, by name."""
     layout = with_dtype(soup.pool.layout, options.dtype)
     copies = side_files(soup.pool[0].checkpoint)
     check_room(folder, layout.nbytes + sum(file.stat().st_size for file in copies.values()))
@@ -148,7 +160,7 @@ def write_folder(
         ) as sink,
     ):
         soup.stream_into(sink, dtype=options.dtype, advance=advance)
-    return sorted(copies)
+    return copies
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -332,3 +333,40 @@ def test_python_minus_m_ladle_is_the_same_command() -> None:
         [sys.executable, "-m", "ladle", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("ladle ")
+
+
+def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
+    (pair / "slow.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        "def score(path):\n"
+        "    Path(__file__).with_name(path.stem + '.asked').touch()\n"
+        "    time.sleep(0 if path.stem == 'a' else 60)\n"
+        "    return 1.0\n"
+    )
+    process = subprocess.Popen(
+        [
+            str(LADLE),
+            "cook",
+            "a.safetensors",
+            "b.safetensors",
+            "--score",
+            "slow.py:score",
+            "-o",
+            "s",
+        ],
+        cwd=pair,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        if (pair / "b.asked").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.strip() == "ladle: interrupted; the same command goes on from here"
+    assert (pair / "s.part" / "ladle.sqlite").is_file()
+    assert not (pair / "s").exists()

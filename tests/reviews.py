@@ -12,7 +12,10 @@ BAD = ["a waste of time", "dull and cold", "clumsy, boring film", "i hated every
 
 
 def write_texts(path: Path, repeat: int = 1) -> None:
-    rows = [(f"{text} {i}", label) for i in range(repeat) for text, label in _labelled()]
+    """Sentences that end in the file's name, so that no two files share one."""
+    rows = [
+        (f"{text} {path.stem} {i}", label) for i in range(repeat) for text, label in _labelled()
+    ]
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
 

@@ -165,7 +165,7 @@ def test_what_was_half_removed_does_not_come_back(
     out = written_by_ladle(tmp_path / "soup", "old")
     written_by_ladle(part_of(out), "new")
     with monkeypatch.context() as patch:
-        kill_at(4, patch)
+        kill_at(6, patch)
         with pytest.raises(Killed):
             publish_folder(out)
     shutil.rmtree(out)
@@ -198,13 +198,15 @@ def test_what_exists_is_refused_without_overwrite(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="add --overwrite"):
         refuse_existing(file, overwrite=False, is_file=True)
     refuse_existing(folder, overwrite=True)
-    refuse_existing(file, overwrite=True, is_file=True)
+    refuse_existing(file, overwrite=True, is_file=True, is_ours=True)
+    with pytest.raises(OutputExists, match="no soup that ladle wrote"):
+        refuse_existing(file, overwrite=True, is_file=True)
 
 
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("mine")
-    with pytest.raises(OutputExists, match="not written by ladle"):
+    with pytest.raises(OutputExists, match="no soup that ladle wrote"):
         refuse_existing(tmp_path / "thesis", overwrite=True)
     assert tree(tmp_path / "thesis") == {"chapter1.tex": "mine"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,20 +20,13 @@ from ladle.evaluate import (
     judge,
     unwatched,
 )
-from ladle.files import check_room, part_of, publish_folder
+from ladle.files import check_room, claimed
 from ladle.report import write_report
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, uniform_soup
-from ladle.soup.card import model_card
-from ladle.soup.output import (
-    Advance,
-    WriteOptions,
-    check_output,
-    is_file_output,
-    write_file,
-    write_folder,
-    write_json,
-)
+from ladle.soup.output import WriteOptions, check_output, publish
 from ladle.soup.record import record
+
+_STORE = "ladle.sqlite"
 
 Recipe = Callable[[Pool, Evaluate], Soup]
 OpenEvaluate = Callable[[Store, Path], Evaluator | BlackBox]
@@ -85,34 +77,49 @@ def cook(
     """
     kitchen = kitchen or Kitchen()
     check_output([one.checkpoint.path for one in pool], output, overwrite=kitchen.overwrite)
-    work = part_of(output)
-    if work.exists() and not work.is_dir():
-        raise BadInput(f"{work} is in the way; remove it")
-    output.resolve().parent.mkdir(parents=True, exist_ok=True)
-    check_room(output.resolve().parent, pool.layout.nbytes)
-    work.mkdir(exist_ok=True)
-    store = Store(work / "ladle.sqlite")
-    try:
-        with kitchen.watch("reading checkpoints", len(pool) * pool.layout.nbytes) as advance:
-            pool.hash_all(advance)
-        evaluate = open_evaluate(store, work / "candidate")
-        soup = replace(recipe(pool, evaluate), integers=kitchen.integers)
-        rows = _judged(pool, soup, evaluate, kitchen) if isinstance(evaluate, Evaluator) else []
-        kept = record(
-            soup,
-            command=kitchen.command,
-            offered=pool.ingredients,
-            evaluation={**evaluate.describe(), "seed": kitchen.seed},
-        )
-        store.keep_decisions(soup.recipe, kept["tastings"])
-    finally:
-        store.close()
-    with kitchen.watch(f"writing {output}", pool.layout.nbytes) as advance:
-        if is_file_output(output):
-            _finish_file(soup, output, kept, kitchen, advance)
-        else:
-            _finish_folder(soup, output, kept, rows, kitchen, advance)
+    check_room(_existing(output.resolve().parent), pool.layout.nbytes)
+    with claimed(output) as work:
+        if (output / _STORE).is_file() and not (work / _STORE).exists():
+            # Replacing an output, what it has measured need not be measured again.
+            shutil.copyfile(output / _STORE, work / _STORE)
+        store = Store(work / _STORE)
+        try:
+            with kitchen.watch("reading checkpoints", len(pool) * pool.layout.nbytes) as advance:
+                pool.hash_all(advance)
+            evaluate = open_evaluate(store, work / "candidate")
+            soup = _chosen(recipe, pool, evaluate, kitchen)
+            rows = _judged(pool, soup, evaluate, kitchen) if isinstance(evaluate, Evaluator) else []
+            kept = record(
+                soup,
+                command=kitchen.command,
+                offered=pool.ingredients,
+                evaluation={**evaluate.describe(), "seed": kitchen.seed},
+            )
+            store.keep_decisions(soup.recipe, kept["tastings"])
+        finally:
+            store.close()
+        with kitchen.watch(f"writing {output}", pool.layout.nbytes) as advance:
+            publish(
+                soup,
+                output,
+                kept,
+                kitchen.write,
+                evaluations=rows,
+                finish=write_report,
+                advance=advance,
+            )
     return Cooked(output, soup, kept, rows)
+
+
+def _chosen(recipe: Recipe, pool: Pool, evaluate: Evaluate, kitchen: Kitchen) -> Soup:
+    soup = recipe(pool, evaluate)
+    if not isinstance(soup, Soup):
+        raise BadInput(f"the recipe gave {type(soup).__name__}; it has to return a ladle.Soup")
+    return replace(soup, integers=kitchen.integers)
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> list[dict[str, Any]]:
@@ -121,7 +128,8 @@ def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> l
     contestants: list[Contestant] = []
     if kitchen.base:
         base = uniform_soup(Pool.of([kitchen.base]), integers=kitchen.integers)
-        contestants.append(contestant("base", "base", base, evaluator))
+        name = "base" if "base" not in {one.name for one in pool} else "the base"
+        contestants.append(contestant(name, "base", base, evaluator))
     alone = [
         contestant(one.name, "single", single, evaluator)
         for one, single in zip(pool, singles, strict=True)
@@ -139,42 +147,3 @@ def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> l
 def _rank(score: float) -> float:
     """The score, with NaN below everything."""
     return score if score == score else float("-inf")
-
-
-def _finish_folder(
-    soup: Soup,
-    output: Path,
-    kept: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    kitchen: Kitchen,
-    advance: Advance,
-) -> None:
-    work = part_of(output)
-    _leave_only_store(work)
-    copies = write_folder(soup, work, kitchen.write, advance=advance)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (work / "evaluations.jsonl").write_text(lines, "utf-8")
-    write_json(work / "soup.json", kept)
-    card = model_card(output.name, kept, rows, side_files=copies)
-    (work / "README.md").write_text(card, "utf-8")
-    write_report(work)
-    publish_folder(output)
-
-
-def _finish_file(
-    soup: Soup, output: Path, kept: Mapping[str, Any], kitchen: Kitchen, advance: Advance
-) -> None:
-    work = part_of(output)
-    write_file(soup, work / output.name, kitchen.write, kept, advance=advance)
-    for name in (output.name + ".json", output.name):
-        (work / name).replace(output.with_name(name))
-    shutil.rmtree(work)
-
-
-def _leave_only_store(work: Path) -> None:
-    # A killed run may have left half a model, or one of another shape.
-    for entry in work.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != "ladle.sqlite":
-            entry.unlink()

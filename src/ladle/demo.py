@@ -10,11 +10,11 @@ from typing import Any
 
 from ladle.checkpoint import open_checkpoint
 from ladle.cook import Kitchen, cook
-from ladle.errors import BadTask
+from ladle.errors import BadInput, BadTask
 from ladle.evaluate import Evaluator, find_device
 from ladle.evaluate.evaluator import Watch
 from ladle.recipes import greedy
-from ladle.soup import Ingredient, open_pool
+from ladle.soup import Ingredient, Pool, open_pool
 from ladle.sweep import OnStep, sweep
 from ladle.tasks import BUILT_IN, Trainable, load_task
 
@@ -63,9 +63,12 @@ def demonstrate(
     with stages() as on_step:
         runs = sweep(task, made, runs=RUNS, seed=seed, device=find_device(device), on_step=on_step)
     tell(f"$ ladle cook {made} --task {name} --seed {seed} --output {soup}")
-    if not soup.exists():
+    pool = open_pool(runs)
+    if soup.exists():
+        _check_same(soup, pool)
+    else:
         cook(
-            open_pool(runs),
+            pool,
             greedy,
             lambda store, workspace: Evaluator(task, store=store, device=device, watch=watch),
             soup,
@@ -83,3 +86,9 @@ def demonstrate(
         json.loads((soup / "soup.json").read_text("utf-8")),
         [json.loads(line) for line in lines],
     )
+
+
+def _check_same(soup: Path, pool: Pool) -> None:
+    record = json.loads((soup / "soup.json").read_text("utf-8"))
+    if [one["sha256"] for one in record["pool"]] != list(pool.digests):
+        raise BadInput(f"{soup} was cooked from another sweep; remove it or name another --output")

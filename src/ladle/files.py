@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ladle.errors import NoSpace, OutputExists
 
-_MARKS = ("soup.json", "sweep.json", "demo.json")
-"""A folder with one of these was written by ladle, so ladle may replace it."""
+_MARK = "soup.json"
+"""A folder with this was written by `average` or `cook`, which may replace it."""
+
+_CLAIM = ".ladle-at-work"
+"""Lies in every unfinished output; the command that works on it holds a lock on it."""
+
+
+def as_json(content: object, *, indent: int | None = None) -> str:
+    """JSON text; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def part_of(path: Path) -> Path:
@@ -20,8 +42,13 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def refuse_existing(path: Path, *, overwrite: bool, is_file: bool = False) -> None:
+def refuse_existing(
+    path: Path, *, overwrite: bool, is_file: bool = False, is_ours: bool = False
+) -> None:
     """Check that `path` may be written, as a file or a folder, before any work is done.
+
+    What is there is replaced only if ladle wrote it: a folder tells by itself, of a file
+    `is_ours` tells.
 
     Raises:
         OutputExists: something is there that may not, or must not, be replaced.
@@ -38,9 +65,9 @@ def refuse_existing(path: Path, *, overwrite: bool, is_file: bool = False) -> No
             f"{path} is a {'folder' if path.is_dir() else 'file'}, which --overwrite does not "
             f"replace by a {'file' if is_file else 'folder'}; name another --output"
         )
-    if path.is_dir() and not any((path / mark).is_file() for mark in _MARKS):
+    if not (is_ours if is_file else (path / _MARK).is_file()):
         raise OutputExists(
-            f"{path} was not written by ladle, so --overwrite does not replace it; remove it "
+            f"{path} is no soup that ladle wrote, so --overwrite does not replace it; remove it "
             "yourself or name another --output"
         )
 
@@ -54,12 +81,53 @@ def new_file(path: Path, *, nbytes: int = 0) -> Iterator[Path]:
     try:
         with telling_full_disk(path):
             yield part
-            _sync(part)
-        part.replace(path)
-        _sync(path.parent)
+            publish_file(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[Path]:
+    """`part_of(path)`, new or as an interrupted command left it, for this process alone.
+
+    Raises:
+        OutputExists: what is there is not ladle's unfinished work, or another ladle is at it.
+    """
+    part = part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(part) and not is_unfinished(part):
+        raise OutputExists(
+            f"{part} is in the way, and not unfinished work of ladle; move it away or name another "
+            "--output"
+        )
+    part.mkdir(exist_ok=True)
+    with (part / _CLAIM).open("ab") as claim:
+        _lock(claim, part)
+        yield part
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether this is an output that a ladle command is, or was, at work on."""
+    if not folder.is_dir() or folder.suffix != ".part":
+        return False
+    return (folder / _CLAIM).is_file() or not any(folder.iterdir())
+
+
+def clear_claimed(part: Path, *, keep: str | None = None) -> None:
+    """Empty a claimed folder of what an interrupted command left, but for one file."""
+    for entry in part.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name not in (_CLAIM, keep):
+            entry.unlink()
+
+
+def publish_file(part: Path, path: Path) -> None:
+    """Make a finished file become `path`."""
+    _sync(part)
+    part.replace(path)
+    _sync(path.parent)
 
 
 def publish_folder(path: Path) -> None:
@@ -81,6 +149,7 @@ def publish_folder(path: Path) -> None:
         if os.path.lexists(old):
             old.rename(path)
         raise
+    (path / _CLAIM).unlink(missing_ok=True)
     _sync(path.parent)
     _remove(old)
 
@@ -116,6 +185,19 @@ def telling_full_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _lock(claim: BinaryIO, part: Path) -> None:
+    if sys.platform == "win32":
+        return  # An open file cannot be renamed or removed there, which is lock enough.
+    import fcntl
+
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise OutputExists(
+            f"another ladle is at work on {part}; wait for it or name another --output"
+        ) from error
+
+
 def _old(path: Path) -> Path:
     # A name that nobody would give to a copy of their own: `soup.old` may be one.
     return path.with_name(f".{path.name}.replaced-by-ladle")
@@ -123,7 +205,9 @@ def _old(path: Path) -> Path:
 
 def _recover(path: Path) -> None:
     old = _old(path)
-    if os.path.lexists(path) or not any((old / mark).is_file() for mark in _MARKS):
+    if not os.path.lexists(old):
+        return
+    if os.path.lexists(path) or not (old / _MARK).is_file():
         _remove(old)
     else:
         old.rename(path)
@@ -133,9 +217,8 @@ def _remove(old: Path) -> None:
     if old.is_symlink():
         old.unlink()
         return
-    # The marks first: a folder without any was being removed, and is not brought back.
-    for mark in _MARKS:
-        (old / mark).unlink(missing_ok=True)
+    # The mark first: a folder without it was being removed, and is not brought back.
+    (old / _MARK).unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -5,11 +5,30 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from ladle.errors import BadInput
+from ladle.errors import BadInput, LadleError, ScoringFailed
+
+
+@contextmanager
+def running(what: str) -> Iterator[None]:
+    """Around every call of the user's code: its errors become ours, its prints go to stderr.
+
+    Raises:
+        ScoringFailed: the code raised something, or called exit.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except LadleError:
+        raise
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        raise ScoringFailed(f"{what} failed: {kind}: {error} (--debug shows where)") from error
 
 
 def is_reference(text: str) -> bool:
@@ -19,7 +38,7 @@ def is_reference(text: str) -> bool:
 
 
 def load_attribute(reference: str) -> Any:
-    """The object NAME of FILE.py, whose folder is importable while the file runs.
+    """The object NAME of FILE.py, which may import its neighbours.
 
     Raises:
         BadInput: the file is missing, does not run, or has no such name.
@@ -39,10 +58,12 @@ def load_attribute(reference: str) -> Any:
             raise BadInput(f"{path} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
-        sys.path.insert(0, str(path.resolve().parent))
+        # Last, so that a file of the user's does not hide a library of ours.
+        sys.path.append(str(path.resolve().parent))
         try:
-            spec.loader.exec_module(module)
-        except Exception as error:
+            with redirect_stdout(sys.stderr):
+                spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise BadInput(f"{path} does not run: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):

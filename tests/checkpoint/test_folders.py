@@ -123,6 +123,7 @@ def model_folder(folder: Path) -> Path:
     for name in [*kept, *dropped]:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
     return folder
 
 

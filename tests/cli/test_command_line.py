@@ -131,7 +131,7 @@ def test_overwrite_does_not_remove_what_ladle_did_not_write(pair: Path) -> None:
     (pair / "thesis").mkdir()
     (pair / "thesis" / "chapter.txt").write_text("years of work")
     done = ladle("average", "a.safetensors", "-o", "thesis", "--overwrite", cwd=pair)
-    assert "thesis was not written by ladle" in complaint(done)
+    assert "thesis is no soup that ladle wrote" in complaint(done)
     assert (pair / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
@@ -367,6 +367,8 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.strip() == "ladle: interrupted; the same command goes on from here"
+    assert (
+        stderr.strip() == "ladle: interrupted; cook, sweep and demo go on from here when run again"
+    )
     assert (pair / "s.part" / "ladle.sqlite").is_file()
     assert not (pair / "s").exists()

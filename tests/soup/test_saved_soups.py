@@ -19,6 +19,7 @@ import ladle
 from ladle import files
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput, NonFiniteTensor, NoSpace, OutputExists
+from ladle.files import claimed
 from ladle.merge import Linear
 from ladle.soup import Pool, Soup, open_pool, uniform_soup
 from ladle.soup.output import WriteOptions, save
@@ -166,6 +167,7 @@ def model_run(folder: Path, seed: int) -> Path:
     (folder / "config.json").write_bytes(b'{"hidden": 1,\r\n "x":"\xc3\xbc"}')
     (folder / "tokenizer.json").write_bytes(bytes(range(256)))
     (folder / "1_Pooling" / "config.json").write_text(f'{{"of": {seed}}}')
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
     torch.save({"x": 1}, folder / "optimizer.pt")
     torch.save({"x": 1}, folder / "rng_state.pth")
     return folder
@@ -174,7 +176,7 @@ def model_run(folder: Path, seed: int) -> Path:
 def test_side_files_of_the_first_are_copied_byte_for_byte(tmp_path: Path) -> None:
     runs = [model_run(tmp_path / f"run{i}", i) for i in (1, 0)]
     out = uniform_soup(open_pool(runs)).save(tmp_path / "soup")
-    copied = {"config.json", "tokenizer.json", "1_Pooling/config.json"}
+    copied = {"config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json"}
     assert entries(out) == copied | {"model.safetensors", "soup.json", "README.md"}
     for name in copied:
         assert (out / name).read_bytes() == (runs[0] / name).read_bytes()
@@ -397,7 +399,7 @@ def test_a_record_of_the_users_beside_a_new_file_is_kept(pool: Pool, tmp_path: P
 def test_a_folder_that_ladle_did_not_write_is_not_replaced(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("mine")
-    with pytest.raises(OutputExists, match="not written by ladle"):
+    with pytest.raises(OutputExists, match="no soup that ladle wrote"):
         uniform_soup(pool).save(tmp_path / "thesis", overwrite=True)
     assert entries(tmp_path / "thesis") == {"chapter.tex"}
 
@@ -477,8 +479,8 @@ def test_a_soup_that_cannot_be_made_leaves_nothing(tmp_path: Path, name: str) ->
 def test_what_waits_in_the_part_folder_of_a_killed_save_is_not_mixed_in(
     pool: Pool, tmp_path: Path
 ) -> None:
-    (tmp_path / "soup.part").mkdir()
-    (tmp_path / "soup.part" / "model-00001-of-00002.safetensors").write_text("half")
+    with claimed(tmp_path / "soup") as work:  # as a killed save leaves it
+        (work / "model-00001-of-00002.safetensors").write_text("half")
     out = uniform_soup(pool).save(tmp_path / "soup")
     assert entries(out) == {"model.safetensors", "soup.json", "README.md"}
 
@@ -507,8 +509,8 @@ def test_further_weights_of_a_model_are_not_lost_in_silence(tmp_path: Path) -> N
 
 def test_an_unfinished_cook_is_not_swept_away(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")
-    (tmp_path / "soup.part").mkdir()
-    (tmp_path / "soup.part" / "ladle.sqlite").write_bytes(b"hours of work")
+    with claimed(tmp_path / "soup") as work:
+        (work / "ladle.sqlite").write_bytes(b"hours of work")
     with pytest.raises(OutputExists, match="unfinished `ladle cook`"):
         ladle.uniform(ladle.open(tmp_path / "a.safetensors")).save(tmp_path / "soup")
     assert (tmp_path / "soup.part" / "ladle.sqlite").read_bytes() == b"hours of work"
@@ -519,3 +521,23 @@ def test_a_file_of_another_kind_is_not_made_a_folder(tmp_path: Path, name: str) 
     save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(BadInput, match=r"ladle writes no \.\w+ files"):
         ladle.uniform(ladle.open(tmp_path / "a.safetensors")).save(tmp_path / name)
+
+
+def test_what_is_in_the_way_and_not_ours_stays(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "soup.part").mkdir()
+    (tmp_path / "soup.part" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExists, match="is in the way, and not unfinished work of ladle"):
+        uniform_soup(pool).save(tmp_path / "soup")
+    assert (tmp_path / "soup.part" / "notes.txt").read_text() == "mine"
+
+
+def test_two_commands_do_not_work_on_one_output(pool: Pool, tmp_path: Path) -> None:
+    with claimed(tmp_path / "soup"), pytest.raises(OutputExists, match="another ladle is at work"):
+        uniform_soup(pool).save(tmp_path / "soup")
+
+
+def test_a_file_that_ladle_did_not_write_is_not_replaced(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "soup.safetensors").write_text("mine")
+    with pytest.raises(OutputExists, match="no soup that ladle wrote"):
+        uniform_soup(pool).save(tmp_path / "soup.safetensors", overwrite=True)
+    assert (tmp_path / "soup.safetensors").read_text() == "mine"

@@ -32,7 +32,13 @@ READERS: tuple[Reader, ...] = (
 """Asked in this order; the first that knows the file opens it."""
 
 # In the order in which a folder's own libraries prefer them.
-_WEIGHTS = ("*.safetensors.index.json", "*.safetensors", "pytorch_model.bin")
+_WEIGHTS = (
+    "*.safetensors.index.json",
+    "*.safetensors",
+    "pytorch_model.bin",
+    "model.pt",
+    "model.pth",
+)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,13 @@ class StoredCheckpoint:
     layout: Layout
     regions: Mapping[str, Region]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[Path, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """Size and time of change (ns) of each file when it was opened."""
+
+    def __post_init__(self) -> None:
+        if not self.stamps:
+            stamps = {file: _stamp(file.stat()) for file in self.files}
+            object.__setattr__(self, "stamps", stamps)
 
     def read_into(self, name: str, start: int, out: Bytes) -> None:
         region = self.regions[name]
@@ -41,6 +49,7 @@ class StoredCheckpoint:
         itemsize = ITEMSIZE[spec.dtype]
         if region.strides is not None:
             count = out.nbytes // itemsize
+            self._check_unchanged(region.file, region.file.stat())
             try:
                 out[:] = _gather(region, region.strides, spec.shape, itemsize, start, count)
             except ValueError as error:  # of mmap
@@ -49,6 +58,7 @@ class StoredCheckpoint:
         # No mapping of the file: it may be replaced or cut while we read, which would be a
         # crash, and its pages would count as ours.
         with region.file.open("rb", buffering=0) as file:
+            self._check_unchanged(region.file, os.fstat(file.fileno()))
             file.seek(region.offset + start * itemsize)
             view, done = out.data, 0
             while done < out.nbytes:
@@ -57,12 +67,25 @@ class StoredCheckpoint:
                     raise _ended(region.file, name)
                 done += count
 
+    def _check_unchanged(self, file: Path, now: os.stat_result) -> None:
+        # A training that still writes would give another model's bytes under this one's header.
+        if _stamp(now) != self.stamps[file]:
+            raise UnreadableCheckpoint(
+                f"{file} changed after it was opened; run this again when nothing writes to it"
+            )
+
     def digest(self) -> str:
+        for file in self.files:
+            self._check_unchanged(file, file.stat())
         sums = [(_sha256(file), file.name) for file in self.files]
         if len(sums) == 1:
             return sums[0][0]
         lines = "".join(f"{digest}  {name}\n" for digest, name in sums)
         return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
 
 
 def _ended(file: Path, name: str) -> UnreadableCheckpoint:

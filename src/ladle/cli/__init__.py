@@ -7,6 +7,7 @@ that `ladle --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -42,6 +43,10 @@ def ladle() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A result is worth more than a character that the terminal lacks.
+            stream.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_run(given))
 
@@ -56,7 +61,7 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted; the same command goes on from here", 130)
+        return _complain("interrupted; cook, sweep and demo go on from here when run again", 130)
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,16 +46,16 @@ def command(
     recipe = "uniform" if weights is None else "weighted"
     soup = Soup(pool, merge, recipe=recipe, integers=integers)
     called = shlex.join(["ladle", *sys.argv[1:]])
-    if dry_run:
-        check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
-    else:
+    check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    if not dry_run:
         with screen.watching_bytes("reading", len(pool) * pool.layout.nbytes) as advance:
             pool.hash_all(advance)
         write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
         with screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance:
             save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)
     if as_json:
-        screen.print_json({"output": str(output), "soup": record(soup, command=called)})
+        document = {"output": str(output), "dry_run": dry_run, "soup": record(soup, command=called)}
+        screen.print_json(document)
         return
     for one, weight in zip(pool, soup.weights, strict=True):
         screen.say(f"{weight:8.4f}  {one.name}")
@@ -79,8 +79,7 @@ def _merge(text: str, n: int, normalize: bool) -> Any:
     total = math.fsum(weights)
     if not math.isfinite(total) or total == 0:
         raise BadInput(f"--weights sum to {total}; give numbers that sum to 1")
-    if normalize:
-        return Linear(weights, total)
-    if not math.isclose(total, 1.0, rel_tol=0, abs_tol=1e-6):
+    if not normalize and not math.isclose(total, 1.0, rel_tol=0, abs_tol=1e-6):
         raise BadInput(f"--weights sum to {total:g}; make them sum to 1, or add --normalize")
-    return Linear(weights)
+    # Decimal fractions sum to 1 only nearly; the mean of copies has to be the copy all the same.
+    return Linear(weights, total)

@@ -67,6 +67,8 @@ def command(
 
     if (task is None) == (score is None):
         raise BadInput("give either --task or --score, to say what is good")
+    if task is not None and (metric or model or mode != "max"):
+        raise BadInput("--metric, --mode and --model go with --score; a task brings its own metric")
     chosen = _recipe(recipe, strict=strict, integers=integers)
     pool = open_pool(inputs)
     check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
@@ -144,21 +146,25 @@ def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate
 
 
 def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> OpenEvaluate:
-    from ladle.evaluate import BlackBox, in_memory, on_disk, shell_command
+    from ladle.evaluate import BlackBox, command_identity, in_memory, on_disk, shell_command
     from ladle.foreign import fingerprint, is_reference, load_attribute
 
     scorer: Any
     if is_reference(score):
         scorer, identity = load_attribute(score), fingerprint(score)
     else:
-        scorer, identity = shell_command(score), score
+        scorer, identity = shell_command(score), command_identity(score)
         if model is not None:
             raise BadInput("--model goes with --score FILE.py:FUNCTION, not with a command")
-    build = None if model is None else load_attribute(model)
+    build = None
+    if model is not None:
+        build, identity = load_attribute(model), f"{identity}\n{fingerprint(model)}"
 
     def open_evaluate(store: Store, workspace: Path) -> BlackBox:
         ask = on_disk(scorer, workspace) if build is None else in_memory(scorer, build)
-        return BlackBox(ask, identity=identity, store=store, metric=metric, mode=mode)
+        return BlackBox(
+            ask, identity=identity, store=store, metric=metric, mode=mode, watch=screen.watching
+        )
 
     return open_evaluate
 

@@ -23,6 +23,11 @@ def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
     return number
 
 
+def home(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """A path whose ~ no shell has replaced, as in --output=~/soup."""
+    return None if value is None else value.expanduser()
+
+
 inputs = click.argument("inputs", nargs=-1, required=True, metavar="CKPT...")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, no more.")
 debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -31,6 +36,7 @@ output = click.option(
     "--output",
     required=True,
     type=click.Path(path_type=Path),
+    callback=home,
     help="A folder, or a file that ends in .safetensors, .pt or .pth.",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that ladle wrote.")
@@ -44,7 +50,10 @@ task = click.option(
     "--task", help="demo-text, demo-vision, a .toml file, or FILE.py:NAME.", metavar="TASK"
 )
 base = click.option(
-    "--base", type=click.Path(path_type=Path), help="What the ingredients were fine-tuned from."
+    "--base",
+    type=click.Path(path_type=Path),
+    callback=home,
+    help="What the ingredients were fine-tuned from.",
 )
 dtype = click.option(
     "--dtype",

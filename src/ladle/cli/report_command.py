@@ -12,12 +12,13 @@ from ladle.cli import options, screen
 @click.command("report")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: DIR/report.html.")
+@click.option("--overwrite", is_flag=True, help="Replace the file that -o names.")
 @options.always
-def command(folder: Path, output: Path | None, as_json: bool, debug: bool) -> None:
+def command(folder: Path, output: Path | None, overwrite: bool, as_json: bool, debug: bool) -> None:
     """Write the self-contained page for an output folder of `ladle cook`."""
     from ladle.report import write_report
 
-    written = write_report(folder, output)
+    written = write_report(folder, output, overwrite=overwrite)
     if as_json:
         screen.print_json({"output": str(written)})
         return

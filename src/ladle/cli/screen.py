@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+
+from ladle.files import as_json
 
 Advance = Callable[[int], None]
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout; NaN and infinity, which JSON lacks, as null."""
-    sys.stdout.write(json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    """One JSON document on stdout."""
+    sys.stdout.write(as_json(document, indent=2) + "\n")
 
 
 def say(text: str) -> None:
     """A line of the result."""
-    sys.stdout.write(text + "\n")
+    # A terminal's narrow no-break spaces are plain ones, which every encoding has.
+    sys.stdout.write(text.replace("\N{NARROW NO-BREAK SPACE}", " ") + "\n")
 
 
 def remark(text: str) -> None:

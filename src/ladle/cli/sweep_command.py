@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from ladle.errors import BadInput
 @click.option("--task", required=True, metavar="TASK", help="A name, a .toml file, FILE.py:NAME.")
 @click.option("--runs", type=click.IntRange(1), default=8, show_default=True)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The sweep's folder."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=options.home,
+    help="The sweep's folder.",
 )
 @click.option(
     "--space",
@@ -53,8 +59,13 @@ def command(
         raise BadInput(f"task {found.name} can be evaluated but not trained on; see docs/tasks.md")
     drawn_from = space_of(found) if space is None else Space.read(space)
     if dry_run:
-        for number in range(runs):
-            screen.say(f"run-{number:03d}  {drawn_from.draw(seed, number)}")
+        drawn = [
+            {"name": f"run-{n:03d}", "run": asdict(drawn_from.draw(seed, n))} for n in range(runs)
+        ]
+        if as_json:
+            screen.print_json({"output": str(output), "dry_run": True, "runs": drawn})
+        else:
+            show(drawn)
         return
     with screen.stages() as on_step:
         folders = sweep(
@@ -81,13 +92,14 @@ def command(
 def show(records: Sequence[Mapping[str, Any]]) -> None:
     """The runs and their hyper-parameters."""
     names = [name for name in records[0]["run"] if name != "seed"]
+    trained = "training_loss" in records[0]
     screen.print_table(
-        ["", *names, "loss"],
+        ["", *names, *(["loss"] if trained else [])],
         [
             [
                 record["name"],
                 *("-" if (v := record["run"][name]) is None else f"{v:.3g}" for name in names),
-                f"{record['training_loss'][-1]:.4f}",
+                *([f"{record['training_loss'][-1]:.4f}"] if trained else []),
             ]
             for record in records
         ],

@@ -1,6 +1,6 @@
 """Where soups meet data: the built-in evaluator, the user's own scorers, the store, the judge."""
 
-from ladle.evaluate.black_box import BlackBox, in_memory, on_disk, shell_command
+from ladle.evaluate.black_box import BlackBox, command_identity, in_memory, on_disk, shell_command
 from ladle.evaluate.evaluator import Evaluator, Watch, find_device, held_out_split, unwatched
 from ladle.evaluate.judge import MEAN_OF_SHIFTS, Contestant, contestant, ensemble_of, judge
 from ladle.evaluate.store import Store
@@ -12,6 +12,7 @@ __all__ = [
     "Evaluator",
     "Store",
     "Watch",
+    "command_identity",
     "contestant",
     "ensemble_of",
     "find_device",

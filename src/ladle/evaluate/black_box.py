@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ladle.errors import BadInput, ScoringFailed
+from ladle.evaluate.evaluator import Watch, unwatched
 from ladle.evaluate.store import Store
+from ladle.foreign import running
 from ladle.soup import Soup
 from ladle.soup.output import FILE_SUFFIXES, WriteOptions, write_file, write_folder
 from ladle.soup.record import record
@@ -40,18 +44,25 @@ class BlackBox:
         store: Store | None = None,
         metric: str | None = None,
         mode: Mode = "max",
+        watch: Watch = unwatched,
     ) -> None:
         """`identity` names the scorer in the store: another one is asked anew."""
         self._ask = ask
         self._sign = 1.0 if mode == "max" else -1.0
         self._metric = metric
         self._store = store or Store(None)
+        self._watch = watch
+        self._lock = threading.Lock()  # one candidate on disk, or one model, at a time
         self._identity = hashlib.sha256(f"{identity}\n{metric}".encode()).hexdigest()
 
     def __call__(self, soup: Soup) -> float:
         value = self._store.score(soup.digest, self._identity)
         if value is None:
-            value = number_in(self._ask(soup), self._metric)
+            with self._lock, self._watch(f"scoring {' + '.join(soup.members)}", 1) as advance:
+                with running("the scoring function"):
+                    answer = self._ask(soup)
+                advance(1)
+            value = number_in(answer, self._metric)
             self._store.keep_score(soup.digest, self._identity, value)
         return self._sign * value
 
@@ -139,7 +150,11 @@ def shell_command(command: str) -> Callable[[Path], object]:
         raise BadInput("--score: put {model} where the path of the candidate goes")
 
     def score(path: Path) -> object:
-        line = command.replace("{model}", shlex.quote(str(path)))
+        quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
+        line = command
+        # With the user's own quotes around it too, which ours would otherwise undo.
+        for place in ("'{model}'", '"{model}"', "{model}"):
+            line = line.replace(place, quote([str(path)]))
         done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 -- the user's own command line
         if done.returncode != 0:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no output"]
@@ -150,22 +165,28 @@ def shell_command(command: str) -> Callable[[Path], object]:
 
 
 def last_answer(printed: str, command: str) -> object:
-    """The last line's JSON object, or the last number in the text."""
-    for line in reversed(printed.strip().splitlines()):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-        break
-    try:
-        whole = json.loads(printed)
-    except ValueError:
-        whole = None
-    if isinstance(whole, dict):
-        return whole
-    numbers = _NUMBER.findall(printed)
+    """The JSON object or the number that stands last."""
+    text = printed.strip()
+    if text.endswith("}"):
+        tails = (_parsed(text[found.start() :]) for found in re.finditer(r"\{", text))
+        whole = next((tail for tail in tails if tail is not None), None)
+        if whole is not None:
+            return whole
+    numbers = _NUMBER.findall(text)
     if not numbers:
         raise ScoringFailed(f"{command} printed no number; print the score last")
     return float(numbers[-1])
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def command_identity(command: str) -> str:
+    """Changes when the command does, the folder it runs in, or a file that it names."""
+    files = [Path(word) for word in command.replace("{model}", " ").split() if Path(word).is_file()]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return "\n".join([command, str(Path.cwd()), *digests])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate.store import Store
+from ladle.foreign import running
 from ladle.predictions import Array, Predictions
 from ladle.soup import Soup
 from ladle.tasks import Advance, Split, Task, no_progress
@@ -58,10 +62,15 @@ class Evaluator:
         self._watch = watch
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, soup: Soup) -> float:
         metric = self.task.metric
-        return metric.sign * metric(self.predict(soup, self.held_out.name))
+        predictions = self.predict(soup, self.held_out.name)
+        # argmax would take NaN for a class.
+        if not np.isfinite(predictions.logits).all():
+            return float("nan")
+        return metric.sign * metric(predictions)
 
     def describe(self) -> dict[str, Any]:
         """Task, metric and splits, for the record."""
@@ -94,7 +103,8 @@ class Evaluator:
         key = (soup.digest, self.task.digest, examples.digest)
         logits = self.store.logits(*key)
         if logits is None:
-            logits = self._run(soup, examples)
+            with self._lock:  # there is one model
+                logits = self._run(soup, examples)
             self.store.keep_logits(*key, logits)
         return Predictions(split, logits, examples.labels)
 
@@ -103,17 +113,23 @@ class Evaluator:
 
         if self._live is None:
             device = find_device(self._device_name)
-            self._live = (self.task.build().to(device).eval(), device)
+            with running(f"building the model of task {self.task.name!r}"):
+                self._live = (self.task.build().to(device).eval(), device)
         model, device = self._live
         if self._loaded != soup.digest:
             self._loaded = None
             soup.load_into(model)
             self._loaded = soup.digest
         text = f"{' + '.join(soup.members)} on {split.name}"
-        with self._watch(text, len(split)) as advance, torch.inference_mode():
-            logits = self.task.predict(
+        with (
+            self._watch(text, len(split)) as advance,
+            running(f"task {self.task.name!r} on {split.name}"),
+            torch.inference_mode(),
+        ):
+            said = self.task.predict(
                 model, split.name, device=device, batch_size=self._batch_size, advance=advance
             )
+            logits = np.asarray(said, np.float32)
         if logits.ndim != 2 or len(logits) != len(split):
             raise BadTask(
                 f"task {self.task.name!r} gave logits of shape {list(logits.shape)} for the "
@@ -125,6 +141,14 @@ class Evaluator:
 def held_out_split(task: Task) -> Split:
     """The one split that recipes may look at."""
     found = [split for split in task.splits.values() if split.role == "held-out"]
+    first_with: dict[str, str] = {}
+    for name, split in task.splits.items():
+        first = first_with.setdefault(split.digest, name)
+        if first != name:
+            raise BadTask(
+                f"task {task.name!r} has the same examples in {first!r} and {name!r}; a score on "
+                "data that one was chosen by, or that count twice, says nothing"
+            )
     if len(found) != 1:
         raise BadTask(
             f"task {task.name!r} has {len(found)} held-out splits; choosing needs exactly one"

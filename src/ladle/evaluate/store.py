@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ladle.errors import BadInput
+from ladle.errors import BadInput, NoSpace
 from ladle.predictions import Array
 
 _VERSION = 1
@@ -50,6 +51,8 @@ class Store:
             self._base.executescript(_SCHEMA)
             self._base.execute(f"PRAGMA user_version = {_VERSION}")
             self._base.commit()
+        except sqlite3.OperationalError as error:
+            raise NoSpace(f"{path} cannot be written ({error}); make room") from error
         except sqlite3.DatabaseError as error:
             raise BadInput(f"{path} is no ladle store ({error}); remove it") from error
 
@@ -84,7 +87,7 @@ class Store:
 
     def keep_decisions(self, recipe: str, tastings: list[Mapping[str, Any]]) -> None:
         """Replace the recorded decisions by these."""
-        with self._lock, self._base:
+        with self._lock, _telling_full_disk(), self._base:
             self._base.execute("DELETE FROM decisions")
             self._base.executemany(
                 "INSERT INTO decisions VALUES (?, ?, ?)",
@@ -99,5 +102,15 @@ class Store:
             return self._base.execute(query, values).fetchone()
 
     def _put(self, query: str, values: tuple[Any, ...]) -> None:
-        with self._lock, self._base:
+        with self._lock, _telling_full_disk(), self._base:
             self._base.execute(query, values)
+
+
+@contextmanager
+def _telling_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise NoSpace(
+            f"the store cannot be written ({error}); make room and run the same command again"
+        ) from error

@@ -33,6 +33,7 @@ class Metric:
 
 def _hits(predictions: Predictions) -> npt.NDArray[np.float64]:
     hits = predictions.logits.argmax(axis=1) == predictions.labels
+    hits &= np.isfinite(predictions.logits).all(axis=1)  # argmax would take NaN for a class
     return np.asarray(hits, np.float64)
 
 

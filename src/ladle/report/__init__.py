@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ladle.files import new_file
+from ladle.files import new_file, refuse_existing
 from ladle.report.collect import collect
 from ladle.report.page import page
 from ladle.report.table import tabulate
@@ -30,11 +30,14 @@ def render(folder: Path) -> str:
     return page(collect(folder))
 
 
-def write_report(folder: Path, output: Path | None = None) -> Path:
+def write_report(folder: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
     """The path of the written page: `report.html` in the folder unless `output` says otherwise.
 
-    The file appears whole or not at all; one that is there is replaced.
+    The file appears whole or not at all. The folder's own page is replaced; another file only
+    with `overwrite`, else `OutputExists`.
     """
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite, is_file=True, is_ours=True)
     text = render(folder)
     output = folder / "report.html" if output is None else output
     with new_file(output) as part:

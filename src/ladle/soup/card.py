@@ -19,11 +19,11 @@ def model_card(
 
     `evaluations` are rows of `evaluations.jsonl`; those of the soup itself go in.
     """
-    members = {one["name"] for one in record["ingredients"]}
+    chosen = f"{record['recipe']['name']} soup"
     own = [
         row
         for row in evaluations
-        if row["kind"] == "soup" and set(row["members"]) == members and row["role"] != "held-out"
+        if (row["kind"], row["model"]) == ("soup", chosen) and row["role"] != "held-out"
     ]
     front: dict[str, Any] = {"tags": ["model-soup", "merge"]}
     library = _library(side_files or {})
@@ -65,7 +65,7 @@ def _cells(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             row["split"],
             row["metric"],
             f"{row['value']:.4f}",
-            f"{row['low']:.4f} to {row['high']:.4f}",
+            "-" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
             str(row["n"]),
         )
         for row in rows

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from ladle.checkpoint import side_files
 from ladle.checkpoint.write import FileSink, safetensors_file, safetensors_files, torch_file
 from ladle.errors import BadInput, OutputExists
 from ladle.files import (
+    as_json,
     check_room,
-    new_file,
+    claimed,
+    clear_claimed,
     part_of,
+    publish_file,
     publish_folder,
     refuse_existing,
     telling_full_disk,
@@ -56,28 +58,29 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
 
     Raises:
         OutputExists: it exists, and may not be replaced.
-        BadInput: it is, holds, or lies in one of the ingredients.
+        BadInput: it or its `.part` is, holds, or lies in one of the ingredients.
     """
-    place = output.resolve()
-    for path in soup_paths:
-        source = path.resolve()
-        if (
-            place == source
-            or place in source.parents
-            or (path.is_dir() and source in place.parents)
-        ):
-            raise BadInput(
-                f"the output {output} and the ingredient {path} would mix; name another --output"
-            )
-    is_file = is_file_output(output)
+    for place in (output.resolve(), part_of(output.resolve())):
+        for path in soup_paths:
+            source = path.resolve()
+            inside = path.is_dir() and source in place.parents
+            if place == source or place in source.parents or inside:
+                raise BadInput(
+                    f"the output {output} and the ingredient {path} would mix; name another "
+                    "--output"
+                )
     if output.suffix in _MISTAKEN_SUFFIXES:
         raise BadInput(
             f"ladle writes no {output.suffix} files; let {output} end in "
             f"{' or '.join(FILE_SUFFIXES)}, or name a folder"
         )
-    refuse_existing(output, overwrite=overwrite, is_file=is_file)
-    if is_file:
-        refuse_existing(record_of(output), overwrite=overwrite, is_file=True)
+    if not is_file_output(output):
+        refuse_existing(output, overwrite=overwrite)
+        return
+    pair = (output, record_of(output))
+    for file in pair:
+        is_ours = all(one.is_file() for one in pair)
+        refuse_existing(file, overwrite=overwrite, is_file=True, is_ours=is_ours)
 
 
 def save(
@@ -90,34 +93,60 @@ def save(
     advance: Advance = lambda nbytes: None,
 ) -> Path:
     """Write a soup that nobody evaluated: see `Soup.save`."""
-    options = options or WriteOptions()
     check_output([one.checkpoint.path for one in soup.pool], output, overwrite=overwrite)
-    kept = record(soup, command=command)
-    if is_file_output(output):
-        write_file(soup, output, options, kept, advance=advance)
-        return output
-    part = part_of(output)
-    if (part / "ladle.sqlite").exists():
-        raise OutputExists(
-            f"{part} holds an unfinished `ladle cook`; finish it with the same command, remove it, "
-            "or name another --output"
-        )
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        copies = write_folder(soup, part, options, advance=advance)
-        write_json(part / "soup.json", kept)
-        (part / "README.md").write_text(model_card(output.name, kept, side_files=copies), "utf-8")
-        publish_folder(output)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with claimed(output) as work:
+        if (work / "ladle.sqlite").exists():
+            raise OutputExists(
+                f"{work} holds an unfinished `ladle cook`; finish it with the same command, remove "
+                "it, or name another --output"
+            )
+        try:
+            publish(soup, output, record(soup, command=command), options, advance=advance)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
     return output
+
+
+def publish(
+    soup: Soup,
+    output: Path,
+    kept: Mapping[str, Any],
+    options: WriteOptions | None = None,
+    *,
+    evaluations: Sequence[Mapping[str, Any]] | None = None,
+    finish: Callable[[Path], object] = lambda folder: None,
+    advance: Advance = lambda nbytes: None,
+) -> None:
+    """Write soup and record `kept` in the claimed `part_of(output)`, and let it become `output`.
+
+    A folder gets card and `evaluations` too, and whatever `finish` adds, and appears at once. Of
+    a file, the record appears a moment before the weights.
+    """
+    options = options or WriteOptions()
+    work = part_of(output)
+    clear_claimed(work, keep="ladle.sqlite")
+    with telling_full_disk(output):
+        if is_file_output(output):
+            write_file(soup, work / output.name, options, kept, advance=advance)
+            for file in (record_of(output), output):
+                publish_file(work / file.name, file)
+            shutil.rmtree(work)
+            return
+        copies = write_folder(soup, work, options, advance=advance)
+        if evaluations is not None:
+            lines = "".join(as_json(row) + "\n" for row in evaluations)
+            (work / "evaluations.jsonl").write_text(lines, "utf-8")
+        write_json(work / "soup.json", kept)
+        card = model_card(output.name, kept, evaluations or (), side_files=copies)
+        (work / "README.md").write_text(card, "utf-8")
+        finish(work)
+        publish_folder(output)
 
 
 def write_file(
     soup: Soup,
-    output: Path,
+    target: Path,
     options: WriteOptions,
     kept: Mapping[str, Any],
     *,
@@ -125,16 +154,15 @@ def write_file(
 ) -> None:
     """One weights file, and its record beside it as `<file>.json`."""
     layout = with_dtype(soup.layout, options.dtype)
-    with new_file(output, nbytes=layout.nbytes) as part:
-        writing: AbstractContextManager[FileSink]
-        if output.suffix == ".safetensors":
-            writing = safetensors_file(part, layout, {"ladle": provenance(soup)})
-        else:
-            writing = torch_file(part, layout)
-        with writing as sink:
-            soup.stream_into(sink, dtype=options.dtype, advance=advance)
-    with new_file(record_of(output)) as part:
-        write_json(part, kept)
+    check_room(target.parent, layout.nbytes)
+    writing: AbstractContextManager[FileSink]
+    if target.suffix == ".safetensors":
+        writing = safetensors_file(target, layout, {"ladle": provenance(soup)})
+    else:
+        writing = torch_file(target, layout)
+    with writing as sink:
+        soup.stream_into(sink, dtype=options.dtype, advance=advance)
+    write_json(record_of(target), kept)
 
 
 def write_folder(
@@ -145,7 +173,7 @@ def write_folder(
     advance: Advance = lambda nbytes: None,
 ) -> dict[str, Path]:
     """Weights and side files into an existing folder; returns what was copied, by name."""
-    layout = with_dtype(soup.pool.layout, options.dtype)
+    layout = with_dtype(soup.layout, options.dtype)
     copies = side_files(soup.pool[0].checkpoint)
     check_room(folder, layout.nbytes + sum(file.stat().st_size for file in copies.values()))
     for name, file in copies.items():
@@ -153,15 +181,11 @@ def write_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     metadata = {"ladle": provenance(soup)}
-    with (
-        telling_full_disk(folder),
-        safetensors_files(
-            folder, layout, metadata, max_shard_bytes=options.max_shard_bytes
-        ) as sink,
-    ):
+    shards = options.max_shard_bytes
+    with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:
         soup.stream_into(sink, dtype=options.dtype, advance=advance)
     return copies
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(as_json(content, indent=2) + "\n", "utf-8", errors="backslashreplace")

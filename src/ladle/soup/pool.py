@@ -113,17 +113,20 @@ def find_checkpoints(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for one in given:
         found += _expand(one)
-    seen: dict[Path, Path] = {}
+    seen: dict[tuple[int, int], Path] = {}
     for path in found:
-        file = weights_in(path) if path.is_dir() else path
-        first = seen.setdefault(file.resolve(), path)
+        file = (weights_in(path) if path.is_dir() else path).stat()
+        # Links of both kinds lead to one inode.
+        first = seen.setdefault((file.st_dev, file.st_ino), path)
         if first is not path:
             raise BadInput(f"{path} is given twice (as {first} too); give each checkpoint once")
     return found
 
 
 def _expand(given: str | Path) -> list[Path]:
-    path = Path(given)
+    path = Path(given).expanduser()
+    if _is_unfinished(path):
+        raise BadInput(f"{path} is unfinished work; finish it, or rename it if it is yours")
     if path.is_dir():
         if holds_weights(path):
             return [path]
@@ -134,14 +137,24 @@ def _expand(given: str | Path) -> list[Path]:
     if path.exists():
         return [path]
     if any(character in str(given) for character in "*?["):
-        matches = [Path(match) for match in glob.glob(str(given), recursive=True)]  # noqa: PTH207
-        usable = sorted(
-            (m for m in matches if is_weights_file(m) or holds_weights(m)), key=_natural
-        )
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+        usable = sorted((match for match in matches if _is_ingredient(match)), key=_natural)
         if usable:
             return usable
         raise BadInput(f"no checkpoint matches {str(given)!r}; check the pattern")
     raise BadInput(f"{path} does not exist; check the path")
+
+
+def _is_ingredient(path: Path) -> bool:
+    """Whether a glob's match is meant: not unfinished work, nor the base of a sweep."""
+    is_base = path.name == "base" and (path.parent / "sweep.json").is_file()
+    return (
+        not _is_unfinished(path) and not is_base and (is_weights_file(path) or holds_weights(path))
+    )
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.suffix == ".part" or path.parent.suffix == ".part"
 
 
 def sweep_members(folder: Path) -> list[Path]:

@@ -46,7 +46,7 @@ def load_task(reference: str | Path) -> Task:
         return BUILT_IN[text]()
     if is_reference(text):
         return _made(text, load_attribute(text))
-    path = Path(text)
+    path = Path(text).expanduser()
     if path.suffix == ".toml":
         return _task_of(path)
     others = offered("ladle.tasks")
@@ -73,27 +73,45 @@ _OWN = {
     "text": {"max_length", "freeze"},
     "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"},
 }
+_TYPES: Mapping[str, tuple[type, str]] = {
+    "name": (str, "a text"),
+    "model": (str, "a text"),
+    "metric": (str, "a text"),
+    "weights": (str, "a text"),
+    "final_layer": (str, "a text"),
+    "labels": (list, "a list of texts"),
+    "frozen": (list, "a list of texts"),
+    "max_length": (int, "a whole number"),
+    "freeze": (int, "a whole number"),
+    "image_size": (int, "a whole number"),
+    "workers": (int, "a whole number"),
+    "crop": (float, "a number with a point"),
+    "splits": (dict, "a table"),
+    "shifts": (dict, "a table"),
+    "space": (dict, "a table"),
+}
 _SPLITS = ("train", "held-out", "test")
 
 
 def _task_of(path: Path) -> Task:
     table = _read(path)
     kind = table.get("kind")
-    if kind not in _OWN:
+    if not isinstance(kind, str) or kind not in _OWN:
         raise BadTask(f"{path}: kind is {kind!r}; it must be 'text' or 'image'")
     _check_keys(path, table, _SHARED | _OWN[kind])
-    splits = _table(path, table, "splits")
+    _check_types(path, table)
+    splits = table.get("splits", {})
     _check_keys(path, splits, _SPLITS, "splits.")
     if "model" not in table:
         raise BadTask(f"{path} has no key 'model'; add it")
     files: dict[str, tuple[Role, Path]] = {}
     for name in _SPLITS:
         if name in splits:
-            files[name] = (name, path.parent / str(splits[name]))  # type: ignore[assignment]
-    for name, file in _table(path, table, "shifts").items():
+            files[name] = (name, path.parent / Path(str(splits[name])).expanduser())  # type: ignore[assignment]
+    for name, file in table.get("shifts", {}).items():
         if name in files:
             raise BadTask(f"{path}: the shift {name!r} has the name of a split; rename it")
-        files[name] = ("shift", path.parent / str(file))
+        files[name] = ("shift", path.parent / Path(str(file)).expanduser())
     shared = {
         "name": str(table.get("name", path.stem)),
         "metric": _metric(path, table.get("metric", "accuracy")),
@@ -117,7 +135,7 @@ def _text_task(
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
         raise BadTask(f"{path}: give the label names in order, as in labels = ['no', 'yes']")
     splits = {name: (role, *read_texts(file, labels)) for name, (role, file) in files.items()}
-    folder = path.parent / str(table["model"])
+    folder = path.parent / Path(table["model"]).expanduser()
     return TextClassification(model=folder, splits=splits, label_names=labels, **arguments)
 
 
@@ -142,12 +160,13 @@ def _image_task(
         builder: Any = load_attribute(f"{path.parent / file}:{name}")
     else:
         builder = model
-    weights = table.get("weights")
+    if "weights" in table:
+        arguments = {**arguments, "weights": path.parent / Path(table["weights"]).expanduser()}
     return ImageClassification(
         model=builder,
         splits=splits,
         label_names=labels or (),
-        **{**arguments, "weights": None if weights is None else path.parent / str(weights)},
+        **arguments,
     )
 
 
@@ -161,19 +180,23 @@ def _read(path: Path) -> dict[str, Any]:
     return table
 
 
-def _table(path: Path, table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = table.get(key, {})
-    if not isinstance(found, dict):
-        raise BadTask(f"{path}: {key} is no table; write [{key}] and one line per split below it")
-    return found
-
-
 def _check_keys(
     path: Path, table: Mapping[str, Any], known: Iterable[str], prefix: str = ""
 ) -> None:
     for key in table:
         if key not in known:
             raise BadTask(f"{path}: unknown key {prefix + key!r}{_nearest(key, known)}")
+
+
+def _check_types(path: Path, table: Mapping[str, Any]) -> None:
+    for key, value in table.items():
+        kind, words = _TYPES.get(key, (object, ""))
+        # bool is an int to Python, and `true` is no number of layers.
+        fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is int)
+        if fits and kind is list:
+            fits = all(isinstance(item, str) for item in value)
+        if not fits:
+            raise BadTask(f"{path}: {key} is {value!r}; it has to be {words}")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

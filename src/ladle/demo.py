@@ -75,6 +75,7 @@ def demonstrate(
             Kitchen(
                 base=Ingredient("base", open_checkpoint(made / "base")),
                 seed=seed,
+                watch=watch,
                 command=f"ladle cook {made} --task {name} --seed {seed} --output {soup}",
             ),
         )

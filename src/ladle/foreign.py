@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -69,6 +69,19 @@ def load_attribute(reference: str) -> Any:
     if not hasattr(module, name):
         raise BadInput(f"{path} has no {name!r}; name a function or object that it defines")
     return getattr(module, name)
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function NAME of FILE.py.
+
+    Raises:
+        BadInput: as `load_attribute`, or it cannot be called.
+    """
+    found = load_attribute(reference)
+    if not callable(found):
+        raise BadInput(f"{reference} is {type(found).__name__}, which cannot be called")
+    function: Callable[..., Any] = found
+    return function
 
 
 def offered(group: str) -> dict[str, EntryPoint]:

@@ -216,6 +216,11 @@ def test_nan_is_named_with_file_and_tensor_and_leaves_nothing(pair: Path) -> Non
         (["cook", "nothing-*", "-o", "s", "--score", "true {model}"], "no checkpoint matches"),
         (["report", "nowhere"], "nowhere"),
         (["inspect"], "Missing argument"),
+        (
+            ["cook", "a.safetensors", "-o", "s", "--task", "demo-text", "--metric", "f1"],
+            "go with --score",
+        ),
+        (["average", "a.safetensors", "-o", "s.bin"], "ladle writes no .bin files"),
         (["average", "a.safetensors", "a.safetensors", "-o", "s"], "given twice"),
         (["average", ".", "-o", "s"], "several weights files"),
     ],
@@ -372,3 +377,22 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
     )
     assert (pair / "s.part" / "ladle.sqlite").is_file()
     assert not (pair / "s").exists()
+
+
+def test_decimal_weights_of_copies_give_the_copy(pair: Path) -> None:
+    """1/3 as people write it sums to 1 only nearly."""
+    for name in ("x", "y", "z"):
+        save_file({"w": torch.tensor([0.1, 1e6])}, pair / f"{name}.safetensors")
+    files = ("x.safetensors", "y.safetensors", "z.safetensors")
+    weights = "0.3333333,0.3333333,0.3333333"
+    done = ladle("average", *files, "--weights", weights, "-o", "s.safetensors", cwd=pair)
+    assert done.returncode == 0, done.stderr
+    assert load_file(pair / "s.safetensors")["w"].tolist() == torch.tensor([0.1, 1e6]).tolist()
+
+
+def test_a_report_replaces_no_file_of_somebody_else(runs: Path, tmp_path: Path) -> None:
+    ladle("average", runs / "run-*.pt", "-o", tmp_path / "soup")
+    (tmp_path / "thesis.md").write_text("years of work")
+    done = ladle("report", tmp_path / "soup", "-o", tmp_path / "thesis.md")
+    assert "thesis.md exists" in complaint(done)
+    assert (tmp_path / "thesis.md").read_text() == "years of work"

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,53 @@ def test_a_file_as_output_gets_its_record_beside_it(runs: list[Path], tmp_path: 
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
 
 
+def test_singles_may_be_scored_in_threads(runs: list[Path]) -> None:
+    pool = ladle.open(runs)
+    with ThreadPoolExecutor(4) as executor:
+        soup = ladle.greedy(pool, Evaluator(Digits()), map=executor.map)
+    assert soup.tastings == ladle.greedy(pool, Evaluator(Digits())).tastings
+
+
+def test_a_model_that_says_nan_is_rejected(runs: list[Path]) -> None:
+    class Sick(Digits):
+        def predict(self, model, split, **options):  # type: ignore[no-untyped-def]
+            said = super().predict(model, split, **options)
+            return said * np.nan if float(model[0].weight[0, 0]) == sick else said
+
+    pool = ladle.open(runs)
+    sick = float(torch.load(runs[2], weights_only=True)["0.weight"][0, 0])
+    soup = ladle.greedy(pool, Evaluator(Sick()))
+    assert [t.score for t in soup.tastings if t.members == ("run-2.pt",)] == [None]
+    assert "run-2.pt" not in soup.members
+
+
+def test_held_out_data_that_are_also_test_data_are_refused() -> None:
+    task = Digits()
+    task.splits = {
+        **task.splits,
+        "test": replace(task.splits["held-out"], name="test", role="test"),
+    }
+    with pytest.raises(BadInput, match="the same examples in 'held-out' and 'test'"):
+        Evaluator(task)
+
+
+def test_an_overwritten_soup_hands_its_store_on(runs: list[Path], tmp_path: Path) -> None:
+    cook_digits(runs, tmp_path / "soup")
+
+    class Unbuildable(Digits):
+        def build(self):  # type: ignore[no-untyped-def]
+            raise AssertionError("all of it is in the store")
+
+    task = Unbuildable()
+    cook(
+        ladle.open(runs),
+        ladle.greedy,
+        lambda store, workspace: Evaluator(task, store=store),
+        tmp_path / "soup",
+        Kitchen(overwrite=True),
+    )
+
+
 def test_an_existing_output_is_refused_before_any_work(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "soup").mkdir()
     with pytest.raises(OutputExists, match="--overwrite"):
@@ -192,6 +241,8 @@ def test_a_soup_of_a_linear_model_says_what_its_ensemble_says(tmp_path: Path) ->
 
 SLOW_SCORER = """
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from safetensors.torch import load_file
 LOG = Path(__file__).with_name("log.txt")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import ladle
 from ladle.errors import BadInput, ScoringFailed
-from ladle.evaluate import BlackBox, Store, on_disk, shell_command
+from ladle.evaluate import BlackBox, Store, command_identity, on_disk, shell_command
 from ladle.evaluate.black_box import last_answer, number_in
 from toys import toy_pool
 
@@ -25,6 +25,8 @@ from toys import toy_pool
         ('done\n{"acc": 0.5, "n": 3}\n', {"acc": 0.5, "n": 3}),
         ('{\n "acc": 0.5\n}\n', {"acc": 0.5}),
         ("model-17 has .25", 0.25),
+        ('{"seed": 0}\naccuracy: 0.83', 0.83),
+        ("seed 17 gives {not json}", 17.0),
     ],
 )
 def test_the_last_number_or_object_counts(printed: str, answer: object) -> None:
@@ -117,6 +119,33 @@ def test_a_score_is_asked_for_once_also_in_a_later_process(tmp_path: Path) -> No
     other = BlackBox(ask, identity="another scorer", store=Store(tmp_path / "ladle.sqlite"))
     other(soups[0])
     assert len(asked) == 3
+
+
+def test_another_version_of_a_script_is_another_scorer(tmp_path: Path) -> None:
+    script = tmp_path / "eval.py"
+    script.write_text("print(1)")
+    before = command_identity(f"python {script} {{model}}")
+    assert command_identity(f"python {script} {{model}}") == before
+    script.write_text("print(2)")
+    assert command_identity(f"python {script} {{model}}") != before
+
+
+def test_quotes_around_the_place_of_the_model_do_no_harm(tmp_path: Path) -> None:
+    odd = tmp_path / "my model"
+    odd.write_text("4.5")
+    for place in ("{model}", "'{model}'", '"{model}"'):
+        assert shell_command(f"cat {place}")(odd) == 4.5
+
+
+def test_what_a_scorer_raises_or_prints_is_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(soup: ladle.Soup) -> float:
+        print("loading the data")
+        raise ValueError("no such column")
+
+    with pytest.raises(ScoringFailed, match="scoring function failed: ValueError: no such column"):
+        BlackBox(ask, identity="s")(ladle.uniform(toy_pool(1.0)))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "loading the data\n")
 
 
 def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:

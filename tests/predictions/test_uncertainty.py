@@ -64,6 +64,24 @@ def test_flipping_signs_agrees_with_mcnemar_on_one_split() -> None:
     assert flipped == pytest.approx(exact, abs=0.05)
 
 
+def test_one_example_that_differs_shows_nothing() -> None:
+    ours, theirs = np.linspace(0, 1, 50), np.linspace(0, 1, 50)
+    ours[7] += 0.1
+    assert compare([ours], [theirs]).p == 1.0
+    assert compare([ours, theirs], [theirs, theirs]).p == 1.0
+
+
+def test_what_flipping_signs_cannot_reach_is_rare() -> None:
+    # All ten differences are positive: of 2^10 arrangements two are as far from 0.
+    found = compare([np.arange(1.0, 11.0)], [np.zeros(10)])
+    assert found.p == pytest.approx(2 / 1024, abs=0.002)
+
+
+def test_nan_logits_are_a_miss_and_no_class() -> None:
+    logits = np.array([[np.nan, np.nan], [1.0, np.nan], [2.0, 1.0]], np.float32)
+    assert accuracy(Predictions("test", logits, np.array([0, 0, 0]))) == pytest.approx(1 / 3)
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     covered = 0

@@ -541,3 +541,16 @@ def test_a_file_that_ladle_did_not_write_is_not_replaced(pool: Pool, tmp_path: P
     with pytest.raises(OutputExists, match="no soup that ladle wrote"):
         uniform_soup(pool).save(tmp_path / "soup.safetensors", overwrite=True)
     assert (tmp_path / "soup.safetensors").read_text() == "mine"
+
+
+def test_a_project_around_a_lone_file_is_not_published(tmp_path: Path) -> None:
+    """A config.json in a working directory does not make all of it a model."""
+    for name in ("a", "b"):
+        save_file({"w": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "patients.csv").write_text("secret")
+    out = uniform_soup(open_pool([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])).save(
+        tmp_path / "soup"
+    )
+    assert entries(out) == {"model.safetensors", "soup.json", "README.md"}

@@ -42,6 +42,11 @@ def test_a_function_in_a_python_file_is_called() -> None:
         ('other = "other.csv"', 'test = "other.csv"', "the shift 'test' has the name of a split"),
         ("[splits]", 'metric = "acuracy"\n[splits]', "unknown metric 'acuracy'"),
         ("freeze = 5", "freeze = ", "is no TOML"),
+        ("freeze = 5", "freeze = true", "freeze is True; it has to be a whole number"),
+        ("freeze = 5", "freeze = 1.5", "freeze is 1.5; it has to be a whole number"),
+        ("max_length = 16", "max_length = '16'", "max_length is '16'"),
+        ('labels = ["bad", "good"]', "labels = [0, 1]", "it has to be a list of texts"),
+        ("[shifts]", "[space_]", "unknown key 'space_' .did you mean 'space'"),
         (MINILM.as_posix(), "nowhere", "nowhere"),
     ],
 )

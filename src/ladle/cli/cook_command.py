@@ -110,7 +110,7 @@ def command(
 
 
 def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
-    from ladle.foreign import is_reference, load_attribute, offered
+    from ladle.foreign import is_reference, load_function, offered
     from ladle.recipes import RECIPES
 
     if strict and name != "greedy":
@@ -121,7 +121,7 @@ def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
         options = {"strict": strict} if name == "greedy" else {}
         recipe = partial(RECIPES[name], integers=integers, **options)
     elif is_reference(name):
-        recipe = load_attribute(name)
+        recipe = load_function(name)
     elif name in others:
         recipe = others[name].load()
     else:
@@ -147,18 +147,18 @@ def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate
 
 def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> OpenEvaluate:
     from ladle.evaluate import BlackBox, command_identity, in_memory, on_disk, shell_command
-    from ladle.foreign import fingerprint, is_reference, load_attribute
+    from ladle.foreign import fingerprint, is_reference, load_function
 
     scorer: Any
     if is_reference(score):
-        scorer, identity = load_attribute(score), fingerprint(score)
+        scorer, identity = load_function(score), fingerprint(score)
     else:
         scorer, identity = shell_command(score), command_identity(score)
         if model is not None:
             raise BadInput("--model goes with --score FILE.py:FUNCTION, not with a command")
     build = None
     if model is not None:
-        build, identity = load_attribute(model), f"{identity}\n{fingerprint(model)}"
+        build, identity = load_function(model), f"{identity}\n{fingerprint(model)}"
 
     def open_evaluate(store: Store, workspace: Path) -> BlackBox:
         ask = on_disk(scorer, workspace) if build is None else in_memory(scorer, build)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ladle.errors import BadTask
-from ladle.foreign import is_reference, load_attribute, offered
+from ladle.foreign import is_reference, load_attribute, offered, running
 from ladle.predictions import METRICS, Metric
 from ladle.tasks.base import Role, Task
 
@@ -59,12 +60,15 @@ def load_task(reference: str | Path) -> Task:
 
 
 def _made(reference: str, found: Any) -> Task:
-    if callable(found) and not isinstance(found, Task):
-        found = found()
+    if inspect.isclass(found) or (callable(found) and not isinstance(found, Task)):
+        with running(reference):
+            found = found()
     if not isinstance(found, Task):
         needed = ("name", "metric", "splits", "digest", "build", "predict")
         lacking = [name for name in needed if not hasattr(found, name)]
         raise BadTask(f"{reference} is no task: it lacks {', '.join(lacking)}")
+    if not isinstance(found.metric, Metric):
+        raise BadTask(f"{reference}: metric is {found.metric!r}; it has to be a ladle.Metric")
     return found
 
 

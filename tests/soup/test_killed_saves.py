@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ladle.files import refuse_existing
 from ladle.merge import Linear
 from ladle.soup import Pool, Soup
+from ladle.soup.output import check_output
 from states import pool_of
 
 # Saves over and over: all the weight on the first ingredient, on the second, and so on.
@@ -61,7 +61,7 @@ def test_sigkill_leaves_the_old_or_the_new_soup(pool: Pool, tmp_path: Path, name
     seen = set()
     for _ in range(15):
         kill_while_saving(out, pool, float(moments.uniform(0.0, 0.12)))
-        refuse_existing(out, overwrite=True, is_file=out.suffix != "")  # as the next save does
+        check_output([], out, overwrite=True)  # as the next save does
         if not out.exists():
             assert not seen, "an existing output has vanished"
             continue

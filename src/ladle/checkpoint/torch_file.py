@@ -162,7 +162,7 @@ def _place(path: Path, name: str, tensor: Any, members: Members) -> tuple[Tensor
         raise UnreadableCheckpoint(f"{path}: tensor {name!r} is {kind}, which ladle does not read")
     spec = TensorSpec(dtype, tuple(tensor.shape))
     storage = tensor.untyped_storage()
-    begin = storage._checkpoint_offset
+    begin = getattr(storage, "_checkpoint_offset", None)
     if begin is None:
         raise UnreadableCheckpoint(
             f"{path}: PyTorch {torch.__version__} does not say where its tensors lie; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -77,10 +78,18 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
     if not is_file_output(output):
         refuse_existing(output, overwrite=overwrite)
         return
-    pair = (output, record_of(output))
-    for file in pair:
-        is_ours = all(one.is_file() for one in pair)
+    # The record is published first, so weights of ours always have one.
+    is_ours = _is_record(record_of(output))
+    for file in (output, record_of(output)):
         refuse_existing(file, overwrite=overwrite, is_file=True, is_ours=is_ours)
+
+
+def _is_record(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"ladle", "ingredients"} <= content.keys()
 
 
 def save(

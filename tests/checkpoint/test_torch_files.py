@@ -201,7 +201,7 @@ def test_a_file_zipped_anew_in_another_order_is_refused(path: Path) -> None:
 
 
 def test_a_file_of_a_pytorch_that_looked_places_up_reads_the_same(path: Path) -> None:
-    """Before 2.7 there was no `.format_version`, and any zip would do."""
+    """Older files have no `.format_version`."""
     state = small_state()
     torch.save(state, path)
     rezip(path, lambda name, data: None if name.endswith(".format_version") else data)

@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from PIL import Image
 
 from digits import TASK
 from ladle.errors import BadTask
-from ladle.tasks import Task, TextClassification, load_task
+from ladle.tasks import ImageClassification, Task, TextClassification, load_task
 from reviews import MINILM, write_task
 
 
@@ -72,3 +75,30 @@ def test_a_python_file_that_does_not_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(Exception, match=r"broken\.py does not run: ZeroDivisionError"):
         load_task(f"{tmp_path}/broken.py:task")
+
+
+def test_an_image_task_from_toml(tmp_path: Path) -> None:
+    for number, split in enumerate(("valid", "test", "dark")):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            shade = 40 * number + (10 if name == "cat" else 200)
+            Image.new("RGB", (40, 40), (shade, 0, 0)).save(tmp_path / split / name / "1.png")
+    state = timm.create_model("resnet18", num_classes=2).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    (tmp_path / "task.toml").write_text(
+        'kind = "image"\nmodel = "timm:resnet18"\nweights = "resnet18.pth"\nimage_size = 32\n'
+        'frozen = ["conv1"]\n[splits]\nheld-out = "valid"\ntest = "test"\n'
+        '[shifts]\ndark = "dark"\n'
+    )
+    task = load_task(tmp_path / "task.toml")
+    assert isinstance(task, ImageClassification)
+    assert task.label_names == ("cat", "dog")
+    assert {name: split.role for name, split in task.splits.items()} == {
+        "held-out": "held-out",
+        "test": "test",
+        "dark": "shift",
+    }
+    built = task.build().state_dict()
+    assert all(torch.equal(built[name], tensor) for name, tensor in state.items())
+    assert not task.trainable("conv1.weight")
+    assert task.trainable("fc.weight")

@@ -8,8 +8,7 @@ import numpy as np
 
 from ladle.checkpoint import Checkpoint
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
-from ladle.merge.kernel import decode
-from ladle.merge.stream import SLICE
+from ladle.merge.slices import read_numbers, slices
 
 
 def count_non_finite(
@@ -20,12 +19,10 @@ def count_non_finite(
     for name, spec in checkpoint.layout.tensors.items():
         if spec.dtype not in AVERAGED:
             continue
-        for start in range(0, spec.numel, SLICE):
-            count = min(SLICE, spec.numel - start)
-            raw = np.empty(count * ITEMSIZE[spec.dtype], np.uint8)
-            checkpoint.read_into(name, start, raw)
-            bad = int(np.count_nonzero(~np.isfinite(decode(raw, spec.dtype))))
+        for start, stop in slices(spec):
+            numbers = read_numbers(checkpoint, name, start, stop)
+            bad = int(np.count_nonzero(~np.isfinite(numbers)))
             if bad:
                 found[name] = found.get(name, 0) + bad
-            advance(raw.nbytes)
+            advance((stop - start) * ITEMSIZE[spec.dtype])
     return found

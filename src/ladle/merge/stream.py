@@ -17,14 +17,12 @@ from typing import Protocol
 import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, Layout
-from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
+from ladle.checkpoint.dtypes import AVERAGED
 from ladle.errors import NonFiniteTensor
 from ladle.merge.kernel import Float64, Floating, decode, encode
 from ladle.merge.linear import Merge
+from ladle.merge.slices import SLICE, read_bytes, read_numbers, slices
 from ladle.merge.unaveraged import Policy, common_value
-
-SLICE = 2**18
-"""Elements of a slice: 2 MiB of float64, which stays in the cache of a core."""
 
 
 class Sink(Protocol):
@@ -84,9 +82,8 @@ def stream(
 def _jobs(layout: Layout, merge: Merge, slice_elements: int) -> Iterator[tuple[str, int, int]]:
     for name, spec in layout.tensors.items():
         sliced = spec.dtype not in AVERAGED or merge.elementwise
-        step = slice_elements if sliced else max(1, spec.numel)
-        for start in range(0, spec.numel, step):
-            yield name, start, min(start + step, spec.numel)
+        for start, stop in slices(spec, slice_elements if sliced else max(1, spec.numel)):
+            yield name, start, stop
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class _Worker:
         if dtype in AVERAGED:
             values = self._average(name, dtype, start, stop)
         else:
-            raw = [self._read(one, name, start, stop) for one in self.ingredients.checkpoints]
+            raw = [read_bytes(one, name, start, stop) for one in self.ingredients.checkpoints]
             values = common_value(name, dtype, raw, self.ingredients.names, self.integers)
         self.sink.write(name, start, values)
         return values.nbytes
@@ -123,14 +120,7 @@ class _Worker:
 
     def _readings(self, name: str, start: int, stop: int) -> Iterator[Floating]:
         for checkpoint in self.ingredients.checkpoints:
-            raw = self._read(checkpoint, name, start, stop)
-            yield decode(raw, checkpoint.layout.tensors[name].dtype)
-
-    def _read(self, checkpoint: Checkpoint, name: str, start: int, stop: int) -> Bytes:
-        itemsize = ITEMSIZE[checkpoint.layout.tensors[name].dtype]
-        raw = np.empty((stop - start) * itemsize, np.uint8)
-        checkpoint.read_into(name, start, raw)
-        return raw
+            yield read_numbers(checkpoint, name, start, stop)
 
     def _blame(self, name: str, start: int, stop: int) -> None:
         readings = self._readings(name, start, stop)

@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ladle.checkpoint import Checkpoint
-from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
+from ladle.checkpoint.dtypes import AVERAGED
 from ladle.errors import LayoutMismatch
-from ladle.merge.kernel import Floating, decode
+from ladle.merge.slices import read_numbers, slices
 from ladle.soup.pool import Pool
-
-_SLICE = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +62,14 @@ def geometry(pool: Pool, base: Checkpoint) -> tuple[Geometry, Mapping[str, Geome
                 f"{name!r} of {spec}; give the checkpoint they were fine-tuned from"
             )
         gram, square = np.zeros((len(pool), len(pool))), 0.0
-        for start in range(0, spec.numel, _SLICE):
-            stop = min(start + _SLICE, spec.numel)
-            origin = _read(base, name, start, stop).astype(np.float64)
-            vectors = np.stack([_read(one.checkpoint, name, start, stop) - origin for one in pool])
+        for start, stop in slices(spec):
+            origin = read_numbers(base, name, start, stop).astype(np.float64)
+            vectors = np.stack(
+                [read_numbers(one.checkpoint, name, start, stop) - origin for one in pool]
+            )
             gram += vectors @ vectors.T
             square += float(origin @ origin)
         by_tensor[name] = Geometry(names, gram, square**0.5)
     total = sum((one.gram for one in by_tensor.values()), np.zeros((len(pool), len(pool))))
     norm = sum(one.base_norm**2 for one in by_tensor.values()) ** 0.5
     return Geometry(names, np.asarray(total), norm), by_tensor
-
-
-def _read(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Floating:
-    dtype = checkpoint.layout.tensors[name].dtype
-    raw = np.empty((stop - start) * ITEMSIZE[dtype], np.uint8)
-    checkpoint.read_into(name, start, raw)
-    return decode(raw, dtype)

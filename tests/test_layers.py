@@ -15,7 +15,7 @@ LAYERS = [
     ["report"],
     ["evaluate", "sweep", "recipes"],  # side by side; none imports another
     ["soup", "tasks"],
-    ["merge"],
+    ["merge", "runs"],
     ["checkpoint", "predictions"],
     ["errors", "files", "foreign"],
 ]

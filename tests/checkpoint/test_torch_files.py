@@ -94,7 +94,8 @@ def test_a_torchscript_file_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"model": {"w": torch.ones(2)}, "epoch": 3}, "epoch, model are no named tensor"),
+        ({"one": {"w": torch.ones(2)}, "other": {"w": torch.ones(2)}}, "several state dicts"),
+        ({"model": {"w": "text"}, "epoch": 3}, "epoch, model are no named tensor"),
         ({"w": torch.ones(2), "epoch": 3}, "epoch is no named tensor"),
         ({}, "not a state dict"),
         ([torch.ones(2)], "list, not a state dict"),
@@ -105,7 +106,7 @@ def test_a_torchscript_file_is_refused(path: Path) -> None:
         ({0: torch.ones(2), "0": torch.zeros(2)}, "0"),
         ({None: 3, "w": torch.ones(2), 2: 2}, None),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_what_is_no_flat_state_dict_is_refused(path: Path, content: Any, match: str) -> None:
     torch.save(content, path)

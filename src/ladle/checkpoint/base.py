@@ -54,6 +54,20 @@ class Layout:
         return sum(spec.nbytes for spec in self.tensors.values())
 
 
+@dataclass(frozen=True)
+class Envelope:
+    """What stood around the state dict in its file.
+
+    `key` leads to it: `("state_dict",)`. `values` are the plain values beside it (epoch, arguments,
+    hyper-parameters, metrics): numbers, texts, lists and dictionaries.
+    """
+
+    key: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    is_ema: bool = False
+    """Whether these weights are an exponential moving average beside others in the file."""
+
+
 class Checkpoint(Protocol):
     """One state dict. Opening it has read names, dtypes and shapes, but no weights.
 
@@ -81,6 +95,11 @@ class Checkpoint(Protocol):
     @property
     def metadata(self) -> Mapping[str, str]:
         """What the header says beside the tensors."""
+        ...
+
+    @property
+    def envelope(self) -> Envelope:
+        """What the file holds beside the state dict."""
         ...
 
     def read_into(self, name: str, start: int, out: Bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ladle.checkpoint.base import Bytes, Layout, TensorSpec
+from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class MemoryCheckpoint:
     path: Path
     state: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    envelope: Envelope = field(default_factory=Envelope)
 
     @property
     def format(self) -> str:

@@ -8,26 +8,26 @@ from pathlib import Path
 
 from ladle.checkpoint.base import Checkpoint
 from ladle.checkpoint.safetensors import read_safetensors
-from ladle.checkpoint.sharded import read_sharded
+from ladle.checkpoint.sharded import INDEX_SUFFIXES, read_sharded
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_file import is_zip, read_torch_file
 from ladle.errors import UnreadableCheckpoint
 from ladle.foreign import offered
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
-Reader = tuple[Callable[[Path], bool], Callable[[Path], StoredCheckpoint]]
-"""What a reader is: whether a file is its own, and how to open it."""
+Reader = tuple[Callable[[Path], bool], Callable[[Path, bool], StoredCheckpoint]]
+"""What a reader is: whether a file is its own, and how to open it, with EMA weights or without."""
 
 
 def _is_torch_file(path: Path) -> bool:
-    return path.suffix in TORCH_SUFFIXES or is_zip(path)
+    return path.name.endswith(TORCH_SUFFIXES) or is_zip(path)
 
 
 READERS: tuple[Reader, ...] = (
-    (lambda path: path.name.endswith(".safetensors.index.json"), read_sharded),
-    (lambda path: path.suffix == ".safetensors", read_safetensors),
-    (_is_torch_file, read_torch_file),
+    (lambda path: path.name.endswith(INDEX_SUFFIXES), lambda path, _: read_sharded(path)),
+    (lambda path: path.suffix == ".safetensors", lambda path, _: read_safetensors(path)),
+    (_is_torch_file, lambda path, use_ema: read_torch_file(path, use_ema=use_ema)),
 )
 """Asked in this order; the first that knows the file opens it."""
 
@@ -35,14 +35,18 @@ READERS: tuple[Reader, ...] = (
 _WEIGHTS = (
     "*.safetensors.index.json",
     "*.safetensors",
+    "pytorch_model.bin.index.json",
     "pytorch_model.bin",
     "model.pt",
     "model.pth",
 )
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, use_ema: bool = True) -> Checkpoint:
     """Open one checkpoint: a file, an index of shards, or a folder with one of these.
+
+    Where a training kept an exponential moving average beside its weights, that is what is read,
+    unless `use_ema` is False.
 
     Raises:
         UnreadableCheckpoint: there is none, or more than one, or it is damaged.
@@ -50,12 +54,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         if path.is_dir():
-            return replace(_open_file(weights_in(path)), path=path)
+            return replace(_open_file(weights_in(path), use_ema), path=path)
         if not path.exists():
             raise UnreadableCheckpoint(f"{path} does not exist; check the path")
         if path.stat().st_size == 0:
             raise UnreadableCheckpoint(f"{path} is empty; copy or save it again")
-        return _open_file(path)
+        return _open_file(path, use_ema)
     except PermissionError as error:
         raise UnreadableCheckpoint(
             f"{path} may not be read; change its permissions ({error.strerror})"
@@ -75,12 +79,12 @@ def is_weights_file(path: Path) -> bool:
     return path.is_file() and any(knows(path) for knows, _ in _readers())
 
 
-def _open_file(path: Path) -> StoredCheckpoint:
+def _open_file(path: Path, use_ema: bool) -> StoredCheckpoint:
     with path.open("rb"):
         pass  # Tells that it may not be read, where `is_zip` would say that it is no zip.
     for knows, read in _readers():
         if knows(path):
-            return read(path)
+            return read(path, use_ema)
     raise UnreadableCheckpoint(
         f"{path} is no checkpoint that ladle reads: give a .safetensors file, an index of shards, "
         f"a file of torch.save ({', '.join(TORCH_SUFFIXES)}) or a model folder"

@@ -14,7 +14,8 @@ from typing import Any
 
 from ladle.checkpoint.base import Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE, SAFETENSORS
-from ladle.checkpoint.stored import Region, StoredCheckpoint
+from ladle.checkpoint.regions import Plain
+from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.errors import UnreadableCheckpoint
 
 _LONGEST_HEADER = 100_000_000
@@ -52,7 +53,7 @@ def ties_in(metadata: Mapping[str, str], tensors: Mapping[str, TensorSpec]) -> d
 
 def read_header(
     path: Path,
-) -> tuple[dict[str, TensorSpec], dict[str, Region], dict[str, str]]:
+) -> tuple[dict[str, TensorSpec], dict[str, Plain], dict[str, str]]:
     """Specs, places and metadata of one file, checked against its size."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -78,12 +79,12 @@ def read_header(
         raise UnreadableCheckpoint(f"{path} has metadata that is not text")
 
     tensors: dict[str, TensorSpec] = {}
-    regions: dict[str, Region] = {}
+    regions: dict[str, Plain] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         spec, begin, end = _entry(path, name, entry)
         tensors[name] = spec
-        regions[name] = Region(path, 8 + length + begin)
+        regions[name] = Plain(path, 8 + length + begin)
         spans.append((begin, end, name))
 
     expected = 0

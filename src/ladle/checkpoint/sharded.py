@@ -1,4 +1,4 @@
-"""Several safetensors files and the index that says which tensor is where."""
+"""Several files of weights and the index that says which tensor is where."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 from ladle.checkpoint.base import Layout, TensorSpec
-from ladle.checkpoint.safetensors import read_header, ties_in
-from ladle.checkpoint.stored import Region, StoredCheckpoint
+from ladle.checkpoint.regions import Region
+from ladle.checkpoint.safetensors import read_safetensors, ties_in
+from ladle.checkpoint.stored import StoredCheckpoint
+from ladle.checkpoint.torch_file import read_torch_file
 from ladle.errors import UnreadableCheckpoint
+
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 
 
 def read_sharded(index: Path) -> StoredCheckpoint:
-    """Open the shards that a `*.safetensors.index.json` names, as one checkpoint.
+    """Open the shards that an index names, safetensors or of torch.save, as one checkpoint.
 
     Raises:
         UnreadableCheckpoint: the index is broken, or it and the shards disagree.
@@ -25,10 +29,17 @@ def read_sharded(index: Path) -> StoredCheckpoint:
     if not placed:
         raise UnreadableCheckpoint(f"{index} is no index of shards: it names no tensor")
 
+    kind, read = (
+        ("safetensors", read_safetensors)
+        if index.name.endswith(INDEX_SUFFIXES[0])
+        else ("torch.save", read_torch_file)
+    )
     names = sorted(set(placed.values()))
     tensors: dict[str, TensorSpec] = {}
     regions: dict[str, Region] = {}
     metadata: dict[str, str] = {}
+    ties: dict[str, str] = {}
+    where: dict[str, str] = {}
     twice: set[str] = set()
     for name in names:
         file = index.parent / name
@@ -39,19 +50,21 @@ def read_sharded(index: Path) -> StoredCheckpoint:
             raise UnreadableCheckpoint(
                 f"{index} names the shard {name}, which is missing; copy or download it too"
             )
-        specs, places, said = read_header(file)
-        twice |= tensors.keys() & specs.keys()
-        tensors.update(specs)
-        regions.update(places)
-        metadata.update(said)
+        shard = read(file)
+        tensors.update(shard.layout.tensors)
+        ties.update(shard.layout.ties)
+        regions.update(shard.regions)
+        metadata.update(shard.metadata)
+        mine = shard.layout.tensors.keys() | shard.layout.ties.keys()
+        if kind == "safetensors":
+            mine = set(shard.layout.tensors)  # Its aliases are a remark in the header.
+        twice |= where.keys() & mine
+        where.update(dict.fromkeys(mine, name))
 
     astray = sorted(
         tensor
-        for tensor in placed.keys() | tensors.keys()
-        if tensor not in tensors
-        or tensor not in placed
-        or tensor in twice
-        or regions[tensor].file.name != placed[tensor]
+        for tensor in placed.keys() | where.keys()
+        if tensor in twice or where.get(tensor) != placed.get(tensor)
     )
     if astray:
         raise UnreadableCheckpoint(
@@ -61,9 +74,9 @@ def read_sharded(index: Path) -> StoredCheckpoint:
         )
     return StoredCheckpoint(
         path=index,
-        format=f"safetensors, {len(names)} shards",
+        format=f"{kind}, {len(names)} shards",
         files=tuple(index.parent / name for name in names),
-        layout=Layout(tensors, ties_in(metadata, tensors)),
+        layout=Layout(tensors, ties_in(metadata, tensors) | ties),
         regions=regions,
         metadata=metadata,
     )

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ladle.checkpoint.base import Layout, TensorSpec
+import numpy as np
+
+from ladle.checkpoint.base import Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.stored import Region, StoredCheckpoint
+from ladle.checkpoint.nested import EMA, LIVE, Found, find_state, plain_values
+from ladle.checkpoint.regions import Plain, Region, Strided
+from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.errors import UnreadableCheckpoint
 
 
-def read_torch_file(path: Path) -> StoredCheckpoint:
-    """Open a flat state dict saved by `torch.save`, reading no weights.
+def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
+    """Open a state dict saved by `torch.save`, alone or within a training's checkpoint.
+
+    No weights are read. See `find_state` for which of several state dicts is taken.
 
     Raises:
-        UnreadableCheckpoint: it is cut, of the format before PyTorch 1.6, holds other objects
-            than tensors, or would run code when loaded.
+        UnreadableCheckpoint: it is cut, of the format before PyTorch 1.6, holds no state dict, or
+            would run code when loaded.
     """
     if not is_zip(path):
         raise UnreadableCheckpoint(
@@ -27,22 +36,17 @@ def read_torch_file(path: Path) -> StoredCheckpoint:
             "PyTorch 1.6; copy it again, or load and torch.save it with a current PyTorch"
         )
     members = _members(path)
-    state = _load(path)
-    if not isinstance(state, dict) or not state:
-        raise UnreadableCheckpoint(f"{path} holds {type(state).__name__}, not a state dict")
-    others = [str(key) for key, value in state.items() if not _is_named_tensor(key, value)]
-    if others:
-        raise UnreadableCheckpoint(
-            f"{path} is not a flat state dict: {', '.join(sorted(others)[:5])} "
-            f"{'is' if len(others) == 1 else 'are'} no named tensor; save the model's "
-            "state_dict() alone"
-        )
+    content = _load(path)
+    found = find_state(content, _is_tensor, use_ema=use_ema)
+    if isinstance(found, str):
+        raise UnreadableCheckpoint(f"{path} {found}")
+    _check_order(path, content, members)
 
     tensors: dict[str, TensorSpec] = {}
     regions: dict[str, Region] = {}
     ties: dict[str, str] = {}
     seen: dict[tuple[Region, TensorSpec], str] = {}
-    for name, tensor in state.items():
+    for name, tensor in found.state.items():
         spec, region = _place(path, name, tensor, members)
         first = seen.setdefault((region, spec), name)
         if first != name and spec.numel:
@@ -50,13 +54,14 @@ def read_torch_file(path: Path) -> StoredCheckpoint:
             continue
         tensors[name] = spec
         regions[name] = region
-    _check_order(path, state, members)
+    within = f"{', EMA weights' if found.is_ema else ','} in {'.'.join(found.key)!r}"
     return StoredCheckpoint(
         path=path,
-        format="torch.save",
+        format=f"torch.save{within if found.key else ''}",
         files=(path,),
         layout=Layout(tensors, ties),
         regions=regions,
+        envelope=Envelope(found.key, _values_beside(path, content, found, members), found.is_ema),
     )
 
 
@@ -112,10 +117,11 @@ def _load(path: Path) -> Any:
 
     try:
         # On the meta device nothing is read, and each storage says where in the file it is.
-        return torch.load(path, map_location="meta", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnreadableCheckpoint(
-            f"{path} needs more than tensors to load, which could run code, so it was not loaded; "
+            f"{path} needs {_needed(path)} to load, which could run code, so it was not loaded; "
             "save the model's state_dict() alone"
         ) from error
     except Exception as error:
@@ -124,16 +130,65 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _check_order(path: Path, state: dict[str, Any], members: Members) -> None:
+def _harmless() -> list[Any]:
+    """What trainings keep beside tensors, whose loading runs no code but its own constructor."""
+    scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    paths = [
+        (kind, f"{module}.{kind.__name__}")
+        for module in ("pathlib", "pathlib._local")  # Python 3.13 moved them.
+        for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath)
+    ]
+    # A path of another system cannot be made here, and to know its text is enough.
+    paths += [(pathlib.PurePosixPath, f"{m}.PosixPath") for m in ("pathlib", "pathlib._local")]
+    paths += [(pathlib.PureWindowsPath, f"{m}.WindowsPath") for m in ("pathlib", "pathlib._local")]
+    numbers = [
+        (f, f"numpy.{core}.multiarray.{n}")
+        for core in ("core", "_core")
+        for f, n in ((scalar, "scalar"), (reconstruct, "_reconstruct"))
+    ]
+    kinds = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
+    return [argparse.Namespace, np.ndarray, np.dtype, *kinds, *paths, *numbers]
+
+
+def _needed(path: Path) -> str:
+    """The names that a file asks for beyond tensors and plain values."""
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # noqa: BLE001 -- a broken pickle can fail in any way, and the name is a courtesy
+        names = []
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return shown or "more than tensors"
+
+
+def _check_order(path: Path, content: Any, members: Members) -> None:
     """Check that torch, which computes places in files of this kind, knows where things are.
 
     It counts on the order and alignment of its own writer, which `zip` and others do not keep.
     """
     if not any(name.endswith("/.format_version") for name, _ in members.values()):
         return
-    begins = dict.fromkeys(t.untyped_storage()._checkpoint_offset for t in state.values())
-    if any(not members[at][0].endswith(f"/data/{i}") for i, at in enumerate(begins)):
+    begins = {getattr(t.untyped_storage(), "_checkpoint_offset", None) for t in _tensors(content)}
+    known = {at: name for at, (name, _) in members.items() if "/data/" in name}
+    # Storages lie in the order of their numbers.
+    numbered = [
+        int(known[at].rpartition("/")[2]) for at in sorted(known) if known[at][-1:].isdigit()
+    ]
+    if not begins <= known.keys() | {None} or numbered != sorted(numbered):
         raise _moved(path)
+
+
+def _tensors(content: Any) -> Iterator[Any]:
+    if _is_tensor(content):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _tensors(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            yield from _tensors(value)
 
 
 def _moved(path: Path) -> UnreadableCheckpoint:
@@ -146,10 +201,36 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-def _is_named_tensor(name: Any, value: Any) -> bool:
+def _is_tensor(value: object) -> bool:
     import torch
 
-    return isinstance(name, str) and isinstance(value, torch.Tensor)
+    return isinstance(value, torch.Tensor)
+
+
+def _values_beside(path: Path, content: Any, found: Found, members: Members) -> Mapping[str, Any]:
+    """The plain values around a state dict; tensors of one number count as numbers."""
+    if not found.key:
+        return {}
+
+    def number(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, pathlib.PurePath):
+            return str(value)
+        if not _is_tensor(value) or value.numel() != 1:
+            return value
+        spec, region = _place(path, "", value, members)
+        kinds = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
+        if spec.dtype not in kinds or not isinstance(region, Plain):
+            return value
+        with path.open("rb") as file:
+            file.seek(region.offset)
+            raw = file.read(ITEMSIZE[spec.dtype])
+        return np.frombuffer(raw, kinds[spec.dtype])[0].item()
+
+    outer = {key: value for key, value in content.items() if key not in (*LIVE, *EMA)}
+    values: Mapping[str, Any] = plain_values(outer, number)
+    return values
 
 
 def _place(path: Path, name: str, tensor: Any, members: Members) -> tuple[TensorSpec, Region]:
@@ -178,5 +259,6 @@ def _place(path: Path, name: str, tensor: Any, members: Members) -> tuple[Tensor
         raise UnreadableCheckpoint(
             f"{path}: tensor {name!r} reaches beyond its data; the file is damaged, copy it again"
         )
-    strides = None if tensor.is_contiguous() else tuple(tensor.stride())
-    return spec, Region(path, offset, strides)
+    if tensor.is_contiguous():
+        return spec, Plain(path, offset)
+    return spec, Strided(path, offset, tuple(tensor.stride()))

@@ -1,0 +1,66 @@
+"""Where the elements of a tensor lie in files, and how a run of them is fetched from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ladle.checkpoint.base import Bytes, TensorSpec
+from ladle.checkpoint.dtypes import ITEMSIZE
+
+Fetch = Callable[[Path, int, Bytes], None]
+"""Fills a buffer from an offset of a file on, if the file is still the one that was opened.
+
+Raises:
+    EOFError: the file ends too early; its argument is the file.
+"""
+
+
+class Region(Protocol):
+    """Where one tensor is."""
+
+    def read_into(self, spec: TensorSpec, start: int, out: Bytes, fetch: Fetch) -> None:
+        """Fill `out` with the elements of the tensor `spec` from `start` on, in row-major order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The elements one after the other, in row-major order."""
+
+    file: Path
+    offset: int
+
+    def read_into(self, spec: TensorSpec, start: int, out: Bytes, fetch: Fetch) -> None:
+        fetch(self.file, self.offset + start * ITEMSIZE[spec.dtype], out)
+
+
+@dataclass(frozen=True)
+class Strided:
+    """The elements in another order; `strides`, in elements, says in which."""
+
+    file: Path
+    offset: int
+    strides: tuple[int, ...]
+
+    def read_into(self, spec: TensorSpec, start: int, out: Bytes, fetch: Fetch) -> None:
+        itemsize = ITEMSIZE[spec.dtype]
+        fetch(self.file, self.offset, np.empty(0, np.uint8))  # Only to see that it is unchanged.
+        strided = np.lib.stride_tricks.as_strided(
+            self._all(spec), spec.shape, tuple(s * itemsize for s in self.strides), writeable=False
+        )
+        # `.flat` copies the slice alone, where reshape would copy the tensor.
+        slice_ = strided.flat[start : start + out.nbytes // itemsize]
+        out[:] = np.ascontiguousarray(slice_).view(np.uint8)
+
+    def _all(self, spec: TensorSpec) -> np.ndarray[Any, Any]:
+        span = 1 + sum((n - 1) * s for n, s in zip(spec.shape, self.strides, strict=True))
+        unsigned = np.dtype(f"<u{ITEMSIZE[spec.dtype]}")
+        try:
+            return np.memmap(self.file, unsigned, "r", offset=self.offset, shape=(span,))
+        except ValueError as error:
+            raise EOFError(self.file) from error

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ladle.checkpoint import Checkpoint
+from ladle.checkpoint import Checkpoint, open_checkpoint
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.soup import Pool, open_pool
+from ladle.soup import Ingredient, Pool
 
 State = dict[str, Tensor]
 
@@ -58,7 +58,8 @@ def pool_of(folder: Path, *states: Mapping[str, Tensor], suffix: str = "safetens
             save_file(dict(state), path)
         else:
             torch.save(dict(state), path)
-    return open_pool(paths)
+    # Not `open_pool`, which counts copies once.
+    return Pool.of(Ingredient(path.name, open_checkpoint(path)) for path in paths)
 
 
 def data_of(tensor: Tensor) -> bytes:

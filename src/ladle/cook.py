@@ -10,6 +10,8 @@ from typing import Any
 
 from ladle.errors import BadInput
 from ladle.evaluate import (
+    BatchNormMode,
+    BatchNormTaster,
     BlackBox,
     Contestant,
     Evaluator,
@@ -43,6 +45,7 @@ class Kitchen:
     base: Ingredient | None = None
     write: WriteOptions = field(default_factory=WriteOptions)
     integers: Policy = "equal"
+    bn: BatchNormMode = "best"
     overwrite: bool = False
     seed: int = 0
     command: str | None = None
@@ -87,13 +90,12 @@ def cook(
             with kitchen.watch("reading checkpoints", len(pool) * pool.layout.nbytes) as advance:
                 pool.hash_all(advance)
             evaluate = open_evaluate(store, work / "candidate")
-            soup = _chosen(recipe, pool, evaluate, kitchen)
-            rows = _judged(pool, soup, evaluate, kitchen) if isinstance(evaluate, Evaluator) else []
+            soup, rows, about = _chosen_and_judged(recipe, pool, evaluate, kitchen)
             kept = record(
                 soup,
                 command=kitchen.command,
-                offered=pool.ingredients,
-                evaluation={**evaluate.describe(), "seed": kitchen.seed},
+                offered=pool,
+                evaluation={**evaluate.describe(), **about, "seed": kitchen.seed},
             )
             store.keep_decisions(soup.recipe, kept["tastings"])
         finally:
@@ -111,6 +113,17 @@ def cook(
     return Cooked(output, soup, kept, rows)
 
 
+def _chosen_and_judged(
+    recipe: Recipe, pool: Pool, evaluate: Evaluator | BlackBox, kitchen: Kitchen
+) -> tuple[Soup, list[dict[str, Any]], dict[str, Any]]:
+    """The soup, the rows of `evaluations.jsonl`, and what else there is to record."""
+    if not isinstance(evaluate, Evaluator):
+        return _chosen(recipe, pool, evaluate, kitchen), [], {}
+    taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
+    soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
+    return soup, _judged(pool, soup, evaluate, taste, kitchen), {"batchnorm": taste.describe(soup)}
+
+
 def _chosen(recipe: Recipe, pool: Pool, evaluate: Evaluate, kitchen: Kitchen) -> Soup:
     soup = recipe(pool, evaluate)
     if not isinstance(soup, Soup):
@@ -122,7 +135,9 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> list[dict[str, Any]]:
+def _judged(
+    pool: Pool, soup: Soup, evaluator: Evaluator, taste: BatchNormTaster, kitchen: Kitchen
+) -> list[dict[str, Any]]:
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
     best = max(range(len(pool)), key=lambda i: _rank(evaluator(singles[i])))
     contestants: list[Contestant] = []
@@ -136,7 +151,7 @@ def _judged(pool: Pool, soup: Soup, evaluator: Evaluator, kitchen: Kitchen) -> l
     ]
     contestants += alone
     if soup.recipe != "uniform":
-        everything = uniform_soup(pool, integers=kitchen.integers)
+        everything = taste.settled(uniform_soup(pool, integers=kitchen.integers))
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))

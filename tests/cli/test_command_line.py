@@ -218,10 +218,13 @@ def test_nan_is_named_with_file_and_tensor_and_leaves_nothing(pair: Path) -> Non
         (["inspect"], "Missing argument"),
         (
             ["cook", "a.safetensors", "-o", "s", "--task", "demo-text", "--metric", "f1"],
-            "go with --score",
+            "with --score or --top-k",
         ),
         (["average", "a.safetensors", "-o", "s.bin"], "ladle writes no .bin files"),
-        (["average", "a.safetensors", "a.safetensors", "-o", "s"], "given twice"),
+        (
+            ["average", "a.safetensors", "./a.safetensors", "--weights", "0.5,0.5", "-o", "s"],
+            "2 numbers for 1 checkpoints",
+        ),
         (["average", ".", "-o", "s"], "several weights files"),
     ],
 )
@@ -381,8 +384,9 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
 
 def test_decimal_weights_of_copies_give_the_copy(pair: Path) -> None:
     """1/3 as people write it sums to 1 only nearly."""
-    for name in ("x", "y", "z"):
-        save_file({"w": torch.tensor([0.1, 1e6])}, pair / f"{name}.safetensors")
+    for i, name in enumerate(("x", "y", "z")):
+        state = {"w": torch.tensor([0.1, 1e6]), "other": torch.tensor([float(i)])}
+        save_file(state, pair / f"{name}.safetensors")
     files = ("x.safetensors", "y.safetensors", "z.safetensors")
     weights = "0.3333333,0.3333333,0.3333333"
     done = ladle("average", *files, "--weights", weights, "-o", "s.safetensors", cwd=pair)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
+import pytorch_lightning as lightning
 import timm
 import torch
 import transformers
+from huggingface_hub import split_torch_state_dict_into_shards
+from timm.models import load_checkpoint
+from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import ladle
 from ladle.soup.output import WriteOptions, save
@@ -152,3 +160,140 @@ def test_timm(tmp_path: Path, name: str, out: str) -> None:
     with torch.no_grad():
         assert torch.equal(found.eval()(images), wanted(images))
         assert torch.equal(soup.load_into(build(98))(images), wanted(images))
+
+
+@pytest.mark.parametrize("out", ["soup.pth.tar", "soup.safetensors"])
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_timm_training_checkpoints(tmp_path: Path, out: str, use_ema: bool) -> None:
+    """As its `train.py` saves them, and as its `load_checkpoint` reads them back."""
+    chosen = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = timm.create_model("test_resnet", num_classes=5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        ema = ModelEmaV3(model, decay=0.5)
+        for _ in range(2):
+            model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+            optimizer.step()
+            ema.update(model)
+        folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        CheckpointSaver(
+            model, optimizer, model_ema=ema, checkpoint_dir=str(folder)
+        ).save_checkpoint(epoch=1, metric=50.0 + seed)
+        chosen.append(ema.module if use_ema else model)
+    pool = ladle.open(sorted(tmp_path.glob("*/last.pth.tar")), use_ema=use_ema)
+    ladle.uniform(pool).save(tmp_path / out)
+    wanted = timm.create_model("test_resnet", num_classes=5).eval()
+    wanted.load_state_dict(averaged(chosen))
+    found = timm.create_model("test_resnet", num_classes=5).eval()
+    load_checkpoint(found, str(tmp_path / out), use_ema=True)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found(images), wanted(images))
+
+
+class Classifier(lightning.LightningModule):
+    """A module whose state dict has the prefix `model.`, and which needs its hyper-parameters."""
+
+    def __init__(self, hidden: int, lr: float) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        return F.cross_entropy(self.model(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("averaging", [False, True], ids=["plain", "WeightAveraging"])
+def test_lightning(tmp_path: Path, averaging: bool) -> None:
+    """Fitted and saved by a real Trainer; the soup is a checkpoint that Lightning loads."""
+    torch.manual_seed(0)
+    rows = TensorDataset(torch.randn(32, 3), torch.randint(0, 2, (32,)))
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = Classifier(hidden=7, lr=0.1 * (seed + 1))
+        trainer = lightning.Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[lightning.callbacks.WeightAveraging()] if averaging else [],
+        )
+        trainer.fit(model, DataLoader(rows, batch_size=8))
+        path = tmp_path / f"run{seed}.ckpt"
+        trainer.save_checkpoint(path)
+        models.append(Classifier.load_from_checkpoint(path, weights_only=True))
+    soup = ladle.uniform(ladle.open(str(tmp_path / "run?.ckpt")))
+    soup.save(tmp_path / "soup.ckpt")
+    found = Classifier.load_from_checkpoint(tmp_path / "soup.ckpt", weights_only=True)
+    wanted = Classifier(hidden=7, lr=0.0)
+    wanted.load_state_dict(averaged(models))
+    inputs = torch.randn(5, 3)
+    with torch.no_grad():
+        assert torch.equal(found.model(inputs), wanted.model(inputs))
+        # And into the network without the module around it.
+        bare = soup.load_into(Classifier(hidden=7, lr=0.0).model)
+        assert torch.equal(bare(inputs), wanted.model(inputs))
+
+
+def test_open_clip(tmp_path: Path) -> None:
+    """As its training loop saves them under DistributedDataParallel."""
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
+    }
+
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return open_clip.model.CLIP(**config).eval()
+
+    models = [build(i) for i in range(3)]
+    for epoch, model in enumerate(models):
+        prefixed = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+        content = {
+            "epoch": epoch,
+            "name": "run",
+            "state_dict": prefixed,
+            "optimizer": {"state": {}},
+        }
+        torch.save(content, tmp_path / f"epoch_{epoch}.pt")
+    ladle.uniform(ladle.open(str(tmp_path / "epoch_?.pt"))).save(tmp_path / "soup.pt")
+    found, wanted = build(98), build(99)
+    open_clip.load_checkpoint(found, str(tmp_path / "soup.pt"))
+    wanted.load_state_dict(averaged(models))
+    torch.manual_seed(5)
+    images, texts = torch.randn(2, 3, 32, 32), torch.randint(0, 50, (2, 8))
+    with torch.no_grad():
+        for one, other in zip(found(images, texts), wanted(images, texts), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_bert_in_shards_of_torch_save(tmp_path: Path) -> None:
+    """`pytorch_model-*.bin` and their index, as older releases of the library wrote them."""
+    models = [bert(i) for i in range(3)]
+    for i, model in enumerate(models):
+        run = tmp_path / f"run{i}"
+        model.save_pretrained(run)
+        (run / "model.safetensors").unlink()
+        split = split_torch_state_dict_into_shards(
+            model.state_dict(), filename_pattern="pytorch_model{suffix}.bin", max_shard_size="6KB"
+        )
+        for file, names in split.filename_to_tensors.items():
+            torch.save({name: model.state_dict()[name] for name in names}, run / file)
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (run / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    out = ladle.uniform(ladle.open(str(tmp_path / "run*"))).save(tmp_path / "soup")
+    found = transformers.BertForSequenceClassification.from_pretrained(out).eval()
+    wanted = bert(99)
+    wanted.load_state_dict(averaged(models))
+    assert torch.equal(logits(found), logits(wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,26 @@ from safetensors.torch import save_file
 
 import ladle
 from ladle.errors import BadInput, LayoutMismatch, UnreadableCheckpoint
-from ladle.soup import find_checkpoints, open_pool, uniform_soup
-from states import State, pool_of, save_shards, small_state
+from ladle.soup import gather, open_pool, uniform_soup
+from states import State, generator, pool_of, save_shards, small_state
 
 
-def checkpoint(path: Path, seed: int = 0) -> Path:
+def checkpoint(path: Path) -> Path:
+    """Other weights for every path: the same would count once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(small_state(seed), path)
+    save_file(small_state(zlib.crc32(str(path).encode())), path)
     return path
 
 
-def run(folder: Path, seed: int = 0) -> Path:
+def run(folder: Path) -> Path:
     """A model folder, as a trainer leaves it."""
-    checkpoint(folder / "model.safetensors", seed)
+    checkpoint(folder / "model.safetensors")
     (folder / "config.json").write_text("{}")
     return folder
+
+
+def found_in(inputs: str | Path | list[str] | list[Path]) -> list[Path]:
+    return [one.checkpoint.path for one in gather(inputs).ingredients]
 
 
 # --- names --------------------------------------------------------------------------------
@@ -62,8 +68,8 @@ def test_files_and_folders_in_one_pool_have_names_of_their_own(tmp_path: Path) -
 
 def test_a_name_is_that_of_the_link_the_user_gave(tmp_path: Path) -> None:
     """In the cache of the hub every file is a link to one that is called by its digest."""
-    blob = checkpoint(tmp_path / "blobs" / "0123abcd", 1)
-    other = checkpoint(tmp_path / "blobs" / "4567cdef", 2)
+    blob = checkpoint(tmp_path / "blobs" / "0123abcd")
+    other = checkpoint(tmp_path / "blobs" / "4567cdef")
     links = [tmp_path / "snapshot" / f"{name}.safetensors" for name in "ab"]
     links[0].parent.mkdir()
     links[0].symlink_to(blob)
@@ -82,7 +88,7 @@ def test_the_order_is_the_users(tmp_path: Path) -> None:
 def test_a_globs_matches_are_in_natural_order(tmp_path: Path) -> None:
     for step in (1000, 9, 10, 200):
         run(tmp_path / f"checkpoint-{step}")
-    found = find_checkpoints(str(tmp_path / "checkpoint-*"))
+    found = found_in(str(tmp_path / "checkpoint-*"))
     assert [path.name for path in found] == [
         "checkpoint-9",
         "checkpoint-10",
@@ -94,7 +100,7 @@ def test_a_globs_matches_are_in_natural_order(tmp_path: Path) -> None:
 def test_several_globs_keep_their_order(tmp_path: Path) -> None:
     for name in ("b2", "b1", "a"):
         checkpoint(tmp_path / f"{name}.safetensors")
-    found = find_checkpoints([str(tmp_path / "b*"), str(tmp_path / "a*")])
+    found = found_in([str(tmp_path / "b*"), str(tmp_path / "a*")])
     assert [path.stem for path in found] == ["b1", "b2", "a"]
 
 
@@ -105,31 +111,31 @@ def test_a_glob_takes_weights_and_leaves_what_lies_beside_them(tmp_path: Path) -
     for name in ("sweep.json", "log.txt", "soup.safetensors.json"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "plots").mkdir()
-    found = find_checkpoints(str(tmp_path / "*"))
+    found = found_in(str(tmp_path / "*"))
     assert [path.name for path in found] == ["run-1", "soup.safetensors"]
 
 
 def test_brackets_in_a_real_path_are_no_pattern(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "lr[1e-5]" / "a.safetensors")
-    assert find_checkpoints([path]) == [path]
+    assert found_in([path]) == [path]
 
 
 def test_a_pattern_through_folders_is_followed(tmp_path: Path) -> None:
     for name in ("x/1/a", "y/2/a"):
         checkpoint(tmp_path / f"{name}.safetensors")
-    assert len(find_checkpoints(str(tmp_path / "**" / "*.safetensors"))) == 2
+    assert len(found_in(str(tmp_path / "**" / "*.safetensors"))) == 2
 
 
 def test_a_sweeps_folder_is_its_finished_runs(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     for number in (2, 10, 1):
-        folder = run(sweep / f"run-{number}", number)
+        folder = run(sweep / f"run-{number}")
         (folder / "run.json").write_text("{}")
     run(sweep / "run-3")  # has no record: it is not finished
     (run(sweep / "run-4.part") / "run.json").write_text("{}")
     run(sweep / "base")
     (sweep / "sweep.json").write_text("{}")
-    assert [path.name for path in find_checkpoints(sweep)] == ["run-1", "run-2", "run-10"]
+    assert [path.name for path in found_in(sweep)] == ["run-1", "run-2", "run-10"]
 
 
 # --- what is no pool ----------------------------------------------------------------------
@@ -147,27 +153,43 @@ def test_paths_that_lead_nowhere_are_named(tmp_path: Path) -> None:
         open_pool(tmp_path / "gone.pt")
     with pytest.raises(BadInput, match="no checkpoint matches"):
         open_pool(str(tmp_path / "*.pt"))
-    with pytest.raises(BadInput, match="holds no checkpoint and is no sweep"):
+    with pytest.raises(BadInput, match="holds no checkpoint"):
         open_pool(tmp_path / "empty")
 
 
-def test_a_checkpoint_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_given_twice_counts_once(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").symlink_to(path)
+    os.link(path, tmp_path / "c.safetensors")
     indirect = tmp_path / "x" / ".." / "a.safetensors"
     (tmp_path / "x").mkdir()
-    for again in (path, str(path), os.path.relpath(path), indirect, tmp_path / "b.safetensors"):
-        with pytest.raises(BadInput, match="given twice"):
-            open_pool([path, again])
+    links = [tmp_path / "b.safetensors", tmp_path / "c.safetensors"]
+    for again in (path, str(path), os.path.relpath(path), indirect, *links):
+        pool = open_pool([path, again])
+        assert len(pool) == 1
+        assert pool.remarks == (f"{again} is {path} again, and counts once",)
+
+
+def test_copies_count_once_and_near_copies_do_not(tmp_path: Path) -> None:
+    state = {f"w{i}": torch.randn(300_000, generator=generator(i)) for i in range(3)}
+    for name in "abc":
+        save_file(state, tmp_path / f"{name}.safetensors")
+    torch.save(state, tmp_path / "d.pt")
+    state["w1"][150_000] += 1  # Where no sample looks.
+    save_file(state, tmp_path / "c.safetensors")
+    pool = open_pool(str(tmp_path / "*"))
+    assert [one.name for one in pool] == ["a.safetensors", "c.safetensors"]
+    assert pool.remarks == tuple(
+        f"{tmp_path / name} holds the same tensors as {tmp_path / 'a.safetensors'}; they count once"
+        for name in ("b.safetensors", "d.pt")
+    )
 
 
 def test_a_folder_and_its_own_weights_are_one_checkpoint(tmp_path: Path) -> None:
     folder = run(tmp_path / "run")
-    with pytest.raises(BadInput, match="given twice"):
-        open_pool([folder, folder / "model.safetensors"])
+    assert len(open_pool([folder, folder / "model.safetensors"])) == 1
     index = save_shards(tmp_path / "shards", small_state())
-    with pytest.raises(BadInput, match="given twice"):
-        open_pool([index.parent, index])
+    assert len(open_pool([index.parent, index])) == 1
 
 
 def test_copies_of_a_checkpoint_are_no_mistake_of_the_pool(tmp_path: Path) -> None:
@@ -235,12 +257,14 @@ def test_tied_to_another_tensor_is_a_difference(tmp_path: Path) -> None:
 def test_layouts_agree_whatever_the_order_of_tensors_and_the_format(tmp_path: Path) -> None:
     state = small_state()
     torch.save(dict(reversed(state.items())), tmp_path / "a.pt")
-    save_file(state, tmp_path / "b.safetensors")
-    index = save_shards(tmp_path / "c", state, 3)
+    save_file(small_state(1), tmp_path / "b.safetensors")
+    index = save_shards(tmp_path / "c", small_state(2), 3)
     pool = open_pool([tmp_path / "a.pt", tmp_path / "b.safetensors", index])
     assert len(pool) == 3
-    found = uniform_soup(pool).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    states = [state, small_state(1), small_state(2)]
+    for name, tensor in uniform_soup(pool).state_dict().items():
+        wanted = sum(one[name].double() for one in states) / 3
+        assert torch.equal(tensor, wanted.to(tensor.dtype))
 
 
 def test_reading_headers_is_all_that_opening_does(tmp_path: Path) -> None:

@@ -516,7 +516,7 @@ def test_an_unfinished_cook_is_not_swept_away(tmp_path: Path) -> None:
     assert (tmp_path / "soup.part" / "ladle.sqlite").read_bytes() == b"hours of work"
 
 
-@pytest.mark.parametrize("name", ["soup.bin", "soup.ckpt"])
+@pytest.mark.parametrize("name", ["soup.bin", "soup.onnx"])
 def test_a_file_of_another_kind_is_not_made_a_folder(tmp_path: Path, name: str) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(BadInput, match=r"ladle writes no \.\w+ files"):

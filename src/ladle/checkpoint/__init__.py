@@ -1,19 +1,26 @@
 """Checkpoints in any format, behind one protocol. Needs numpy alone, and torch for its files."""
 
-from ladle.checkpoint.base import Bytes, Checkpoint, Layout, TensorSpec
+from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
+from ladle.checkpoint.location import is_local, located
 from ladle.checkpoint.memory import MemoryCheckpoint
+from ladle.checkpoint.naming import matched, renamed_as
 from ladle.checkpoint.open import holds_weights, is_weights_file, open_checkpoint, weights_in
 from ladle.checkpoint.side_files import side_files
 
 __all__ = [
     "Bytes",
     "Checkpoint",
+    "Envelope",
     "Layout",
     "MemoryCheckpoint",
     "TensorSpec",
     "holds_weights",
+    "is_local",
     "is_weights_file",
+    "located",
+    "matched",
     "open_checkpoint",
+    "renamed_as",
     "side_files",
     "weights_in",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +52,22 @@ class Layout:
     @property
     def nbytes(self) -> int:
         return sum(spec.nbytes for spec in self.tensors.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors, aliases last."""
+        return [*self.tensors, *self.ties]
+
+    def only(self, names: Collection[str]) -> Layout:
+        """Those of its tensors that `names` has."""
+        return Layout({n: s for n, s in self.tensors.items() if n in names}, self.ties)
+
+    def renamed(self, names: Mapping[str, str]) -> Layout:
+        """The same under other names; `names` maps the old to the new."""
+        return Layout(
+            {names[name]: spec for name, spec in self.tensors.items()},
+            {names[alias]: names[kept] for alias, kept in self.ties.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
+from ladle.checkpoint.base import Envelope
+
+EMA = {
+    "state_dict_ema": "state_dict",
+    "model_ema": "model",
+    "ema_state_dict": "state_dict",
+    "ema": "model",
+    "params_ema": "params",
+}
+"""Where frameworks keep an average, and where its weights are at home when there is none."""
+
 LIVE = ("state_dict", "model_state_dict", "model", "module", "params", "state")
 """Where frameworks keep weights, in the order in which they are looked for."""
 
 _LIGHTNING_LIVE = "current_model_state"
 """Beside it, Lightning's `WeightAveraging` keeps the average under `state_dict`."""
+
+PLACES = frozenset((*EMA, *LIVE, _LIGHTNING_LIVE))
+"""Every key that may hold weights."""
 
 _TRAINING = re.compile(
     r"optim|sched|scaler|rng|random|loops|callbacks|epoch|step|iter|loss|metric|score|best"
@@ -58,7 +72,8 @@ def find_state(
             f"holds several state dicts ({', '.join(sorted(states)[:5])}); save the one to average "
             "on its own"
         )
-    others = sorted(str(key) for key, value in content.items() if not is_tensor(value))[:5]
+    named = {key for key, value in content.items() if isinstance(key, str) and is_tensor(value)}
+    others = sorted(str(key) for key in content if key not in named)[:5]
     return (
         f"is no state dict and has none where it is looked for ({', '.join((*LIVE, *EMA))}): "
         f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} no named tensor; save the "
@@ -100,8 +115,8 @@ def plain_values(content: object, number: Callable[[object], object]) -> Any:
     content = number(content)
     if content is None or isinstance(content, (bool, int, float, str)):
         return content
-    if hasattr(content, "__dict__") and not isinstance(content, Mapping):
-        content = vars(content)  # argparse.Namespace
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
     if isinstance(content, Mapping):
         inner = {key: plain_values(value, number) for key, value in content.items()}
         return {
@@ -117,6 +132,16 @@ def plain_values(content: object, number: Callable[[object], object]) -> Any:
 _NOTHING = object()
 
 
-def of_model(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an envelope's values that describe the model rather than its training."""
-    return {key: value for key, value in values.items() if not _TRAINING.search(key)}
+def live_key(key: tuple[str, ...]) -> tuple[str, ...]:
+    """The key under which weights are looked for that are not an average."""
+    homes = {**EMA, _LIGHTNING_LIVE: "state_dict"}
+    return tuple(homes.get(part, part) for part in key)
+
+
+def enclosed(state: Mapping[str, Any], envelope: Envelope) -> Mapping[str, Any]:
+    """A state dict as it was found: in its place, with what describes the model beside it."""
+    content = state
+    for part in reversed(live_key(envelope.key)):
+        content = {part: content}
+    model = {key: value for key, value in envelope.values.items() if not _TRAINING.search(key)}
+    return {**model, **content}

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ladle.checkpoint.base import Checkpoint
+from ladle.checkpoint.location import is_zip, located
 from ladle.checkpoint.safetensors import read_safetensors
 from ladle.checkpoint.sharded import INDEX_SUFFIXES, read_sharded
 from ladle.checkpoint.stored import StoredCheckpoint
-from ladle.checkpoint.torch_file import is_zip, read_torch_file
+from ladle.checkpoint.torch_file import read_torch_file
 from ladle.errors import UnreadableCheckpoint
 from ladle.foreign import offered
 
@@ -51,7 +52,7 @@ def open_checkpoint(path: str | Path, *, use_ema: bool = True) -> Checkpoint:
     Raises:
         UnreadableCheckpoint: there is none, or more than one, or it is damaged.
     """
-    path = Path(path)
+    path = located(path)
     try:
         if path.is_dir():
             return replace(_open_file(weights_in(path), use_ema), path=path)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ladle.checkpoint.base import Bytes, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.checkpoint.location import is_local
 
 Fetch = Callable[[Path, int, Bytes], None]
 """Fills a buffer from an offset of a file on, if the file is still the one that was opened.
@@ -51,15 +52,22 @@ class Strided:
         itemsize = ITEMSIZE[spec.dtype]
         fetch(self.file, self.offset, np.empty(0, np.uint8))  # Only to see that it is unchanged.
         strided = np.lib.stride_tricks.as_strided(
-            self._all(spec), spec.shape, tuple(s * itemsize for s in self.strides), writeable=False
+            self._all(spec, fetch),
+            spec.shape,
+            tuple(s * itemsize for s in self.strides),
+            writeable=False,
         )
         # `.flat` copies the slice alone, where reshape would copy the tensor.
         slice_ = strided.flat[start : start + out.nbytes // itemsize]
         out[:] = np.ascontiguousarray(slice_).view(np.uint8)
 
-    def _all(self, spec: TensorSpec) -> np.ndarray[Any, Any]:
+    def _all(self, spec: TensorSpec, fetch: Fetch) -> np.ndarray[Any, Any]:
         span = 1 + sum((n - 1) * s for n, s in zip(spec.shape, self.strides, strict=True))
         unsigned = np.dtype(f"<u{ITEMSIZE[spec.dtype]}")
+        if not is_local(self.file):
+            raw = np.empty(span * unsigned.itemsize, np.uint8)
+            fetch(self.file, self.offset, raw)
+            return raw.view(unsigned)
         try:
             return np.memmap(self.file, unsigned, "r", offset=self.offset, shape=(span,))
         except ValueError as error:

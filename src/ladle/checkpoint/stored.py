@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout
+from ladle.checkpoint.location import fetch_remote, is_local
 from ladle.checkpoint.regions import Region
 from ladle.errors import UnreadableCheckpoint
 
@@ -42,6 +43,10 @@ class StoredCheckpoint:
             ) from error
 
     def _fetch(self, file: Path, offset: int, out: Bytes) -> None:
+        if not is_local(file):
+            self._check_unchanged(file, file.stat())
+            fetch_remote(file, offset, out)
+            return
         # No mapping of the file: it may be replaced or cut while we read, which would be a
         # crash, and its pages would count as ours.
         with file.open("rb", buffering=0) as opened:

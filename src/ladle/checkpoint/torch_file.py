@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from ladle.checkpoint.base import Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.nested import EMA, LIVE, Found, find_state, plain_values
+from ladle.checkpoint.location import is_zip, opened
+from ladle.checkpoint.nested import PLACES, Found, find_state, plain_values
 from ladle.checkpoint.regions import Plain, Region, Strided
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.errors import UnreadableCheckpoint
@@ -40,7 +40,6 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
     found = find_state(content, _is_tensor, use_ema=use_ema)
     if isinstance(found, str):
         raise UnreadableCheckpoint(f"{path} {found}")
-    _check_order(path, content, members)
 
     tensors: dict[str, TensorSpec] = {}
     regions: dict[str, Region] = {}
@@ -54,6 +53,7 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
             continue
         tensors[name] = spec
         regions[name] = region
+    _check_order(path, content, members)
     within = f"{', EMA weights' if found.is_ema else ','} in {'.'.join(found.key)!r}"
     return StoredCheckpoint(
         path=path,
@@ -63,14 +63,6 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
         regions=regions,
         envelope=Envelope(found.key, _values_beside(path, content, found, members), found.is_ema),
     )
-
-
-def is_zip(path: Path) -> bool:
-    """Whether a file looks like what torch.save writes since PyTorch 1.6."""
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
 
 
 Members = dict[int, tuple[str, int]]
@@ -85,7 +77,7 @@ def _members(path: Path) -> Members:
     """
     found: Members = {}
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise UnreadableCheckpoint(
@@ -117,8 +109,8 @@ def _load(path: Path) -> Any:
 
     try:
         # On the meta device nothing is read, and each storage says where in the file it is.
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="meta", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()), opened(path) as file:
+            return torch.load(file, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnreadableCheckpoint(
             f"{path} needs {_needed(path)} to load, which could run code, so it was not loaded; "
@@ -133,14 +125,13 @@ def _load(path: Path) -> Any:
 def _harmless() -> list[Any]:
     """What trainings keep beside tensors, whose loading runs no code but its own constructor."""
     scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    paths = [
-        (kind, f"{module}.{kind.__name__}")
-        for module in ("pathlib", "pathlib._local")  # Python 3.13 moved them.
-        for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath)
-    ]
     # A path of another system cannot be made here, and to know its text is enough.
-    paths += [(pathlib.PurePosixPath, f"{m}.PosixPath") for m in ("pathlib", "pathlib._local")]
-    paths += [(pathlib.PureWindowsPath, f"{m}.WindowsPath") for m in ("pathlib", "pathlib._local")]
+    paths = [
+        (kind, f"{module}.{prefix}{system}Path")
+        for module in ("pathlib", "pathlib._local")  # Python 3.13 moved them.
+        for prefix in ("", "Pure")
+        for system, kind in (("Posix", PurePosixPath), ("Windows", PureWindowsPath))
+    ]
     numbers = [
         (f, f"numpy.{core}.multiarray.{n}")
         for core in ("core", "_core")
@@ -155,8 +146,8 @@ def _needed(path: Path) -> str:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        with torch.serialization.safe_globals(_harmless()), opened(path) as file:
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # noqa: BLE001 -- a broken pickle can fail in any way, and the name is a courtesy
         names = []
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -215,7 +206,7 @@ def _values_beside(path: Path, content: Any, found: Found, members: Members) -> 
     def number(value: Any) -> Any:
         if isinstance(value, np.generic):
             return value.item()
-        if isinstance(value, pathlib.PurePath):
+        if isinstance(value, PurePath):
             return str(value)
         if not _is_tensor(value) or value.numel() != 1:
             return value
@@ -223,12 +214,16 @@ def _values_beside(path: Path, content: Any, found: Found, members: Members) -> 
         kinds = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
         if spec.dtype not in kinds or not isinstance(region, Plain):
             return value
-        with path.open("rb") as file:
+        with opened(path) as file:
             file.seek(region.offset)
             raw = file.read(ITEMSIZE[spec.dtype])
         return np.frombuffer(raw, kinds[spec.dtype])[0].item()
 
-    outer = {key: value for key, value in content.items() if key not in (*LIVE, *EMA)}
+    outer = {
+        key: value
+        for key, value in content.items()
+        if not (key in PLACES and isinstance(value, Mapping))
+    }
     values: Mapping[str, Any] = plain_values(outer, number)
     return values
 

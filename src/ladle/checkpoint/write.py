@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ladle.checkpoint.base import Bytes, Layout, TensorSpec
+from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE, SAFETENSORS_NAME
+from ladle.checkpoint.nested import enclosed, live_key
 from ladle.errors import BadInput
 
 
@@ -74,8 +75,11 @@ def safetensors_file(path: Path, layout: Layout, metadata: Mapping[str, str]) ->
 
 
 @contextmanager
-def torch_file(path: Path, layout: Layout) -> Iterator[FileSink]:
+def torch_file(path: Path, layout: Layout, envelope: Envelope | None = None) -> Iterator[FileSink]:
     """A state dict as `torch.save` writes it, with ties kept.
+
+    With the `envelope` of a training's checkpoint it goes where the state dict was in there, beside
+    what described the model; what described the training is left out.
 
     The zip's checksums of the tensors stay unset, as with `torch.serialization.set_crc32_options`;
     torch does not look at them, `unzip -t` does.
@@ -90,9 +94,11 @@ def torch_file(path: Path, layout: Layout) -> Iterator[FileSink]:
     state |= {alias: state[kept] for alias, kept in layout.ties.items()}
     # Into an open file, for a path's name would stand in the bytes.
     with torch.serialization.skip_data(), path.open("wb") as file:
-        torch.save(state, file)
+        torch.save(enclosed(state, envelope or Envelope()), file)
     del state
     opened = torch.load(path, map_location="meta", weights_only=True)
+    for key in live_key(envelope.key) if envelope else ():
+        opened = opened[key]
     with path.open("r+b", buffering=0) as written:
         yield FileSink(
             layout,

@@ -14,7 +14,7 @@ from ladle.errors import BadInput
 
 
 @click.command("average")
-@options.inputs
+@options.opening
 @click.option("--weights", help="One number per checkpoint, as in 0.2,0.8.", metavar="W,W,...")
 @click.option("--normalize", is_flag=True, help="Divide --weights by their sum.")
 @options.writing
@@ -29,19 +29,20 @@ def command(
     dtype: str,
     max_shard_size: int,
     integers: Any,
+    opening: options.Opening,
     as_json: bool,
     debug: bool,
 ) -> None:
     """Average checkpoints: the uniform soup, or one with given weights.
 
-    CKPT are files, model folders, globs, or a sweep's folder.
+    CKPT are files, model folders, globs, or the folder of a training or sweep.
     """
     from ladle.merge import mean
-    from ladle.soup import Soup, open_pool
+    from ladle.soup import Soup
     from ladle.soup.output import WriteOptions, check_output, save
     from ladle.soup.record import record
 
-    pool = open_pool(inputs)
+    pool = opening.pool(inputs)
     merge = mean(len(pool)) if weights is None else _merge(weights, len(pool), normalize)
     recipe = "uniform" if weights is None else "weighted"
     soup = Soup(pool, merge, recipe=recipe, integers=integers)

@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
 
 @click.command("cook")
-@options.inputs
+@options.opening
 @options.task
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
-@click.option("--metric", help="With --score: which of several values.")
-@click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True)
 @click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
 @click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
 @options.base
 @options.writing
+@options.bn
 @options.seed
 @options.device
 @options.batch_size
@@ -39,8 +38,6 @@ def command(
     task: str | None,
     score: str | None,
     model: str | None,
-    metric: str | None,
-    mode: Any,
     recipe: str,
     strict: bool,
     base: Path | None,
@@ -50,9 +47,11 @@ def command(
     dtype: str,
     max_shard_size: int,
     integers: Any,
+    bn: Any,
     seed: int,
     device: str,
     batch_size: int,
+    opening: options.Opening,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -62,20 +61,22 @@ def command(
     """
     from ladle.cook import Kitchen, cook
     from ladle.report import verdict
-    from ladle.soup import open_pool
     from ladle.soup.output import WriteOptions, check_output, is_file_output
 
     if (task is None) == (score is None):
         raise BadInput("give either --task or --score, to say what is good")
-    if task is not None and (metric or model or mode != "max"):
-        raise BadInput("--metric, --mode and --model go with --score; a task brings its own metric")
+    if task is not None and (model or ((opening.metric or opening.mode) and not opening.top_k)):
+        raise BadInput(
+            "--model goes with --score, --metric and --mode with --score or --top-k; a task brings "
+            "its own metric"
+        )
     chosen = _recipe(recipe, strict=strict, integers=integers)
-    pool = open_pool(inputs)
+    pool = opening.pool(inputs)
     check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
     open_evaluate = (
         _task_evaluate(task, device, batch_size)
         if task is not None
-        else _black_box(str(score), model, metric, mode)
+        else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
     if dry_run:
         if as_json:
@@ -88,6 +89,7 @@ def command(
         base=_base(base, inputs),
         write=WriteOptions(None if dtype == "source" else dtype, max_shard_size),
         integers=integers,
+        bn=bn,
         overwrite=overwrite,
         seed=seed,
         command=shlex.join(["ladle", *sys.argv[1:]]),

@@ -9,7 +9,7 @@ from ladle.errors import BadInput
 
 
 @click.command("evaluate")
-@click.argument("inputs", nargs=-1, required=True, metavar="MODEL...")
+@options.opening
 @click.option("--task", required=True, metavar="TASK", help="A name, a .toml file, FILE.py:NAME.")
 @click.option("--split", "splits", multiple=True, help="Only this one; may be repeated.")
 @click.option("--ensemble", "with_ensemble", is_flag=True, help="And the mean of their logits.")
@@ -25,19 +25,20 @@ def command(
     seed: int,
     device: str,
     batch_size: int,
+    opening: options.Opening,
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Score models, soups or their ensemble, each compared with the first MODEL.
+    """Score models, soups or their ensemble, each compared with the first CKPT.
 
-    MODEL are files, model folders, globs, or a sweep's folder.
+    CKPT are files, model folders, globs, or the folder of a training or sweep.
     """
     from ladle.evaluate import Evaluator, contestant, ensemble_of, find_device, judge
-    from ladle.soup import Pool, open_pool, uniform_soup
+    from ladle.soup import Pool, uniform_soup
     from ladle.tasks import load_task
 
     find_device(device)
-    pool = open_pool(inputs)
+    pool = opening.pool(inputs)
     found = load_task(task)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:

@@ -11,29 +11,32 @@ import click
 from ladle.cli import options, screen
 
 if TYPE_CHECKING:
-    from ladle.checkpoint import Checkpoint
+    from ladle.soup import Ingredient
     from ladle.soup.geometry import Geometry
 
 
 @click.command("inspect")
-@options.inputs
+@options.opening
 @options.base
 @click.option("--tensors", is_flag=True, help="With --base: tensor by tensor.")
 @options.always
 def command(
-    inputs: tuple[str, ...], base: Path | None, tensors: bool, as_json: bool, debug: bool
+    inputs: tuple[str, ...],
+    base: Path | None,
+    tensors: bool,
+    opening: options.Opening,
+    as_json: bool,
+    debug: bool,
 ) -> None:
-    """Show format, tensors, dtypes, size, sha256 and non-finite values.
+    """Show format, tensors, dtypes, size, sha256, non-finite values, and what was recorded.
 
     With --base: how far each went from it, and the angles between them.
     """
-    from ladle.checkpoint import open_checkpoint
-    from ladle.soup import find_checkpoints
-
-    found = [_facts(open_checkpoint(path)) for path in find_checkpoints(inputs)]
+    ingredients = opening.gather(inputs).ingredients
+    found = [_facts(one) for one in ingredients]
     document: dict[str, Any] = {"checkpoints": found}
     if base is not None:
-        document["geometry"] = _geometry(inputs, base, by_tensor=tensors)
+        document["geometry"] = _geometry(ingredients, base, by_tensor=tensors)
     if as_json:
         screen.print_json(document)
         return
@@ -43,13 +46,15 @@ def command(
         _show_geometry(document["geometry"])
 
 
-def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+def _facts(one: Ingredient) -> dict[str, Any]:
     from ladle.merge.finite import count_non_finite
 
+    checkpoint = one.checkpoint
     layout = checkpoint.layout
     with screen.watching(f"reading {checkpoint.path}", layout.nbytes, unit="bytes") as advance:
         bad = count_non_finite(checkpoint, advance=advance)
     return {
+        "name": one.name,
         "path": str(checkpoint.path),
         "format": checkpoint.format,
         "tensors": len(layout.tensors),
@@ -60,6 +65,9 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "sha256": checkpoint.digest(),
         "non_finite": bad,
         "metadata": dict(checkpoint.metadata),
+        "step": one.facts.step,
+        "metrics": dict(one.facts.metrics),
+        "hyperparameters": dict(one.facts.hyperparameters),
     }
 
 
@@ -77,18 +85,22 @@ def _show(facts: dict[str, Any]) -> None:
         "sha256": facts["sha256"],
         "non-finite": bad or "none",
         "a soup": "yes, made by ladle" if "ladle" in facts["metadata"] else "",
+        "step": "" if facts["step"] is None else str(facts["step"]),
+        "metrics": ", ".join(f"{name} {value:.6g}" for name, value in facts["metrics"].items()),
     }
     for name, value in rows.items():
         if value:
             screen.say(f"  {name:<11} {value}")
 
 
-def _geometry(inputs: tuple[str, ...], base: Path, *, by_tensor: bool) -> dict[str, Any]:
+def _geometry(
+    ingredients: tuple[Ingredient, ...], base: Path, *, by_tensor: bool
+) -> dict[str, Any]:
     from ladle.checkpoint import open_checkpoint
-    from ladle.soup import open_pool
+    from ladle.soup import Pool
     from ladle.soup.geometry import geometry
 
-    total, tensors = geometry(open_pool(inputs), open_checkpoint(base))
+    total, tensors = geometry(Pool.of(ingredients), open_checkpoint(base))
     document = {"base": str(base), "names": list(total.names), **_measures(total)}
     if by_tensor:
         document["tensors"] = {name: _measures(one) for name, one in tensors.items()}

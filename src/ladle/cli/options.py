@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+
+from ladle.cli import screen
+
+if TYPE_CHECKING:
+    from ladle.soup import Gathered, Pool
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,7 +44,7 @@ output = click.option(
     required=True,
     type=click.Path(path_type=Path),
     callback=home,
-    help="A folder, or a file that ends in .safetensors, .pt or .pth.",
+    help="A folder, or a file that ends in .safetensors, .pt, .pth, .ckpt or .pth.tar.",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that ladle wrote.")
 dry_run = click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -74,6 +81,15 @@ integers = click.option(
 )
 
 
+bn = click.option(
+    "--bn",
+    type=click.Choice(["average", "recalibrate", "best"]),
+    default="best",
+    show_default=True,
+    help="BatchNorm statistics: averaged, re-estimated on training data, or what scores better.",
+)
+
+
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several options as one decorator, shown in the order given."""
 
@@ -87,3 +103,63 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 writing = together(output, overwrite, dry_run, dtype, max_shard_size, integers)
 always = together(as_json, debug)
+
+_choosing = together(
+    click.option(
+        "--use-ema/--no-use-ema",
+        default=True,
+        show_default=True,
+        help="Where a file has an exponential moving average too.",
+    ),
+    click.option("--last", type=click.IntRange(1), metavar="N", help="The last N of every run."),
+    click.option("--min-step", type=int, help="Those from this step on."),
+    click.option("--max-step", type=int, help="Those up to this step."),
+    click.option(
+        "--top-k", type=click.IntRange(1), metavar="K", help="The best K by a recorded metric."
+    ),
+    click.option("--metric", metavar="NAME", help="Which, where several were recorded."),
+    click.option("--mode", type=click.Choice(["max", "min"]), help="Whether high or low is good."),
+)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How inputs become ingredients: the flags that choose among what is there."""
+
+    use_ema: bool
+    last: int | None
+    min_step: int | None
+    max_step: int | None
+    top_k: int | None
+    metric: str | None
+    mode: Literal["max", "min"] | None
+
+    def gather(self, inputs: tuple[str, ...]) -> Gathered:
+        """The ingredients, layouts unseen; remarks go to the screen."""
+        from ladle.runs import Choice
+        from ladle.soup import gather
+
+        by_metric = (self.metric, self.mode) if self.top_k else (None, None)
+        choice = Choice(self.last, self.min_step, self.max_step, self.top_k, *by_metric)
+        found = gather(inputs, use_ema=self.use_ema, choice=choice)
+        for text in found.remarks:
+            screen.remark(text)
+        return found
+
+    def pool(self, inputs: tuple[str, ...]) -> Pool:
+        """The ingredients as a pool."""
+        from ladle.soup import Pool
+
+        found = self.gather(inputs)
+        return Pool.of(found.ingredients, found.remarks)
+
+
+def opening(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument CKPT... and the flags that choose among them, as `inputs` and `opening`."""
+
+    @functools.wraps(command)
+    def with_opening(**given: Any) -> Any:
+        taken = {field.name: given.pop(field.name) for field in fields(Opening)}
+        return command(**given, opening=Opening(**taken))
+
+    return inputs(_choosing(with_opening))

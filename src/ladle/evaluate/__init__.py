@@ -1,5 +1,6 @@
 """Where soups meet data: the built-in evaluator, the user's own scorers, the store, the judge."""
 
+from ladle.evaluate.batchnorm import BatchNormMode, BatchNormTaster
 from ladle.evaluate.black_box import BlackBox, command_identity, in_memory, on_disk, shell_command
 from ladle.evaluate.evaluator import Evaluator, Watch, find_device, held_out_split, unwatched
 from ladle.evaluate.judge import MEAN_OF_SHIFTS, Contestant, contestant, ensemble_of, judge
@@ -7,6 +8,8 @@ from ladle.evaluate.store import Store
 
 __all__ = [
     "MEAN_OF_SHIFTS",
+    "BatchNormMode",
+    "BatchNormTaster",
     "BlackBox",
     "Contestant",
     "Evaluator",

@@ -57,8 +57,8 @@ class Evaluator:
         self.task = task
         self.held_out = held_out_split(task)
         self.store = store or Store(None)
-        self._device_name = device
-        self._batch_size = batch_size
+        self.device = device
+        self.batch_size = batch_size
         self._watch = watch
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
@@ -112,7 +112,7 @@ class Evaluator:
         import torch
 
         if self._live is None:
-            device = find_device(self._device_name)
+            device = find_device(self.device)
             with running(f"building the model of task {self.task.name!r}"):
                 self._live = (self.task.build().to(device).eval(), device)
         model, device = self._live
@@ -127,7 +127,7 @@ class Evaluator:
             torch.inference_mode(),
         ):
             said = self.task.predict(
-                model, split.name, device=device, batch_size=self._batch_size, advance=advance
+                model, split.name, device=device, batch_size=self.batch_size, advance=advance
             )
             logits = np.asarray(said, np.float32)
         if logits.ndim != 2 or len(logits) != len(split):

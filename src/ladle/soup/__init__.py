@@ -1,17 +1,19 @@
 """Pools, soups and what is kept of them."""
 
 from ladle.merge import Policy
-from ladle.soup.pool import Ingredient, Pool, find_checkpoints, open_pool
+from ladle.soup.inputs import Gathered, gather, open_pool
+from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.soup import Evaluate, Soup, Tasting, uniform_soup
 
 __all__ = [
     "Evaluate",
+    "Gathered",
     "Ingredient",
     "Policy",
     "Pool",
     "Soup",
     "Tasting",
-    "find_checkpoints",
+    "gather",
     "open_pool",
     "uniform_soup",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,10 +32,10 @@ from ladle.soup.soup import Soup
 
 Advance = Callable[[int], None]
 
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pth.tar")
 """An output with one of these is one file; any other is a folder."""
 
-_MISTAKEN_SUFFIXES = (".bin", ".ckpt", ".h5", ".onnx", ".gguf", ".tar", ".zip")
+_MISTAKEN_SUFFIXES = (".bin", ".h5", ".onnx", ".gguf", ".tar", ".zip")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class WriteOptions:
 
 
 def is_file_output(output: Path) -> bool:
-    return output.suffix in FILE_SUFFIXES
+    return output.name.endswith(FILE_SUFFIXES)
 
 
 def record_of(file: Path) -> Path:
@@ -61,6 +62,8 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
         OutputExists: it exists, and may not be replaced.
         BadInput: it or its `.part` is, holds, or lies in one of the ingredients.
     """
+    if re.match(r"\w{2,}:/", str(output)):
+        raise BadInput(f"{output} is a URL; write to a local --output and copy it there")
     for place in (output.resolve(), part_of(output.resolve())):
         for path in soup_paths:
             source = path.resolve()
@@ -70,7 +73,7 @@ def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> No
                     f"the output {output} and the ingredient {path} would mix; name another "
                     "--output"
                 )
-    if output.suffix in _MISTAKEN_SUFFIXES:
+    if output.suffix in _MISTAKEN_SUFFIXES and not is_file_output(output):
         raise BadInput(
             f"ladle writes no {output.suffix} files; let {output} end in "
             f"{' or '.join(FILE_SUFFIXES)}, or name a folder"
@@ -168,7 +171,7 @@ def write_file(
     if target.suffix == ".safetensors":
         writing = safetensors_file(target, layout, {"ladle": provenance(soup)})
     else:
-        writing = torch_file(target, layout)
+        writing = torch_file(target, layout, soup.envelope)
     with writing as sink:
         soup.stream_into(sink, dtype=options.dtype, advance=advance)
     write_json(record_of(target), kept)
@@ -188,7 +191,8 @@ def write_folder(
     for name, file in copies.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
+        with file.open("rb") as source, target.open("wb") as copy:  # The source may be a URL.
+            shutil.copyfileobj(source, copy)
     metadata = {"ladle": provenance(soup)}
     shards = options.max_shard_bytes
     with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
-from ladle.checkpoint import (
-    Checkpoint,
-    Layout,
-    TensorSpec,
-    holds_weights,
-    is_weights_file,
-    open_checkpoint,
-    weights_in,
-)
+from ladle.checkpoint import Checkpoint, Layout, TensorSpec, matched, renamed_as
 from ladle.checkpoint.dtypes import promote
 from ladle.errors import BadInput, LayoutMismatch
+from ladle.runs import Facts
 
 _MOST_DIFFERENCES = 12
 
@@ -30,6 +21,7 @@ class Ingredient:
 
     name: str
     checkpoint: Checkpoint
+    facts: Facts = field(default_factory=Facts, compare=False)
     _digest: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
@@ -39,19 +31,26 @@ class Ingredient:
             self._digest.append(self.checkpoint.digest())
         return self._digest[0]
 
+    def renamed_as(self, names: Collection[str]) -> Ingredient:
+        """The same under other names, if they differ by the prefixes of wrappers alone."""
+        return replace(self, checkpoint=renamed_as(self.checkpoint, names))
+
 
 @dataclass(frozen=True)
 class Pool:
     """Ingredients in a fixed order, and the layout that all of them share.
 
-    Where dtypes differ, the layout has the smallest that holds all of them.
+    Where dtypes differ, the layout has the smallest that holds all of them; where tensors' names
+    differ by the prefixes of wrappers alone, it has the shortest. `remarks` say what was left out
+    or chosen in opening them.
     """
 
     ingredients: tuple[Ingredient, ...]
     layout: Layout
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, ingredients: Iterable[Ingredient]) -> Pool:
+    def of(cls, ingredients: Iterable[Ingredient], remarks: Iterable[str] = ()) -> Pool:
         """A pool of these ingredients.
 
         Raises:
@@ -60,7 +59,13 @@ class Pool:
         chosen = tuple(ingredients)
         if not chosen:
             raise BadInput("a soup needs at least one checkpoint; none was given")
-        return cls(chosen, common_layout(chosen))
+        # Not the first's names: the soup must not depend on the order.
+        names = min(
+            (sorted(one.checkpoint.layout.names) for one in chosen),
+            key=lambda names: (len("".join(names)), names),
+        )
+        chosen = tuple(one.renamed_as(names) for one in chosen)
+        return cls(chosen, common_layout(chosen), tuple(remarks))
 
     def __len__(self) -> int:
         return len(self.ingredients)
@@ -81,119 +86,18 @@ class Pool:
         self.hash_all()
         return tuple(one.digest for one in self.ingredients)
 
+    def renamed_as(self, names: Collection[str]) -> Pool:
+        """The same under other names, if they differ by the prefixes of wrappers alone."""
+        ingredients = tuple(one.renamed_as(names) for one in self.ingredients)
+        layout = self.layout.renamed(matched(self.layout.names, names))
+        return replace(self, ingredients=ingredients, layout=layout)
+
     def hash_all(self, advance: Callable[[int], None] = lambda nbytes: None) -> None:
         """Read every ingredient for its sha256, two at a time; `advance` hears of the bytes."""
         with ThreadPoolExecutor(2) as executor:
             done = executor.map(lambda one: (one.digest, one.checkpoint), self.ingredients)
             for _, checkpoint in done:
                 advance(checkpoint.layout.nbytes)
-
-
-def open_pool(inputs: str | Path | Iterable[str | Path]) -> Pool:
-    """Open files, folders, globs or a sweep's folder as one pool.
-
-    Only headers are read. The order is that of `inputs`; a glob's matches and a sweep's members
-    are sorted, numbers by value.
-
-    Raises:
-        BadInput: a path or glob leads to no checkpoint, or a checkpoint is given twice.
-        UnreadableCheckpoint: one of them is damaged.
-        LayoutMismatch: their tensors differ.
-    """
-    paths = find_checkpoints(inputs)
-    names = short_names(paths)
-    return Pool.of(
-        Ingredient(name, open_checkpoint(path)) for name, path in zip(names, paths, strict=True)
-    )
-
-
-def find_checkpoints(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The checkpoints that `inputs` lead to."""
-    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    found: list[Path] = []
-    for one in given:
-        found += _expand(one)
-    seen: dict[tuple[int, int], Path] = {}
-    for path in found:
-        file = (weights_in(path) if path.is_dir() else path).stat()
-        # Links of both kinds lead to one inode.
-        first = seen.setdefault((file.st_dev, file.st_ino), path)
-        if first is not path:
-            raise BadInput(f"{path} is given twice (as {first} too); give each checkpoint once")
-    return found
-
-
-def _expand(given: str | Path) -> list[Path]:
-    path = Path(given).expanduser()
-    if _is_unfinished(path):
-        raise BadInput(f"{path} is unfinished work; finish it, or rename it if it is yours")
-    if path.is_dir():
-        if holds_weights(path):
-            return [path]
-        members = sweep_members(path)
-        if members:
-            return members
-        raise BadInput(f"{path} holds no checkpoint and is no sweep's folder; name checkpoints")
-    if path.exists():
-        return [path]
-    if any(character in str(given) for character in "*?["):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
-        usable = sorted((match for match in matches if _is_ingredient(match)), key=_natural)
-        if usable:
-            return usable
-        raise BadInput(f"no checkpoint matches {str(given)!r}; check the pattern")
-    raise BadInput(f"{path} does not exist; check the path")
-
-
-def _is_ingredient(path: Path) -> bool:
-    """Whether a glob's match is meant: not unfinished work, nor the base of a sweep."""
-    is_base = path.name == "base" and (path.parent / "sweep.json").is_file()
-    return (
-        not _is_unfinished(path) and not is_base and (is_weights_file(path) or holds_weights(path))
-    )
-
-
-def _is_unfinished(path: Path) -> bool:
-    return path.suffix == ".part" or path.parent.suffix == ".part"
-
-
-def sweep_members(folder: Path) -> list[Path]:
-    """The finished runs of a sweep's folder, in order; empty if it is none."""
-    if not (folder / "sweep.json").is_file():
-        return []
-    runs = (record.parent for record in folder.glob("run-*/run.json"))
-    # A run that diverged has a record but no weights.
-    finished = (run for run in runs if run.suffix != ".part" and holds_weights(run))
-    return sorted(finished, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key that puts step-9 before step-10."""
-    pieces: list[tuple[int, int, str]] = []
-    digits = ""
-    for character in [*str(path), ""]:
-        if character.isdecimal() and character.isascii():
-            digits += character
-            continue
-        if digits:
-            pieces.append((0, int(digits), ""))
-            digits = ""
-        pieces.append((1, 0, character))
-    return pieces
-
-
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of `paths` that tell them apart, without `model.safetensors`."""
-    shown = [p.parent if p.name.startswith(("model.", "pytorch_model.")) else p for p in paths]
-    if len(set(shown)) < len(shown):
-        shown = list(paths)
-    # Not resolved: a link is known by its own name.
-    parts = [path.absolute().parts for path in shown]
-    for length in range(1, max((len(p) for p in parts), default=1) + 1):
-        names = ["/".join(p[-length:]) for p in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in shown]
 
 
 def common_layout(ingredients: Sequence[Ingredient]) -> Layout:

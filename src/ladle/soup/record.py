@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ladle.soup.pool import Ingredient
+from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.soup import Soup
 
 VERSION = 1
@@ -20,12 +20,12 @@ def record(
     soup: Soup,
     *,
     command: str | None = None,
-    offered: tuple[Ingredient, ...] = (),
+    offered: Pool | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`soup.json`: everything that is known about how the soup came about.
 
-    `offered` are all the ingredients there were to choose from; `evaluation` adds what the
+    `offered` is the pool that there was to choose from; `evaluation` adds what the
     evaluator knows (task, metric, splits, seed). Scores stand in the metric's own direction.
     """
     from ladle import __version__
@@ -46,6 +46,7 @@ def record(
             for one, weight in zip(soup.pool, soup.weights, strict=True)
         ],
         "pool": [_ingredient(one) for one in offered or soup.pool],
+        "remarks": list((offered or soup.pool).remarks),
         "tastings": [
             {
                 "candidate": tasting.candidate,
@@ -80,7 +81,10 @@ def provenance(soup: Soup) -> str:
         if parents is not None:
             row["soup"] = _parsed(parents)
         rows.append(row)
-    return json.dumps({"version": VERSION, "ingredients": rows}, sort_keys=True)
+    tree: dict[str, Any] = {"version": VERSION, "ingredients": rows}
+    if soup.statistics:
+        tree["statistics"] = soup.statistics.digest()
+    return json.dumps(tree, sort_keys=True)
 
 
 def _ingredient(one: Ingredient) -> dict[str, Any]:
@@ -89,6 +93,10 @@ def _ingredient(one: Ingredient) -> dict[str, Any]:
         "path": str(one.checkpoint.path),
         "sha256": one.digest,
         "bytes": one.checkpoint.layout.nbytes,
+        "ema": one.checkpoint.envelope.is_ema,
+        "step": one.facts.step,
+        "metrics": dict(one.facts.metrics),
+        "hyperparameters": dict(one.facts.hyperparameters),
     }
 
 

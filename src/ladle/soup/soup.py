@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladle.checkpoint import Layout
+from ladle.checkpoint import Checkpoint, Envelope, Layout, renamed_as
 from ladle.errors import BadInput
 from ladle.merge import (
     Ingredients,
@@ -58,6 +58,8 @@ class Soup:
     options: Mapping[str, Any] = field(default_factory=dict)
     tastings: tuple[Tasting, ...] = ()
     integers: Policy = "equal"
+    statistics: Checkpoint | None = None
+    """BatchNorm statistics that take the place of the ingredients' average."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.pool):
@@ -90,14 +92,20 @@ class Soup:
             {alias: layout.ties[alias] for alias in first.ties},
         )
 
+    @property
+    def envelope(self) -> Envelope:
+        """What a file of torch.save has around the weights: as in one of the ingredients."""
+        return self._in_fixed_order().pool[0].checkpoint.envelope
+
     def content(self) -> dict[str, Any]:
         """What the weights depend on, and nothing else, as JSON."""
-        return {
+        content = {
             "ingredients": list(self.pool.digests),
             "merge": self.merge.record(),
             "integers": self.integers,
             "dtypes": _digest({n: s.dtype for n, s in self.pool.layout.tensors.items()}),
         }
+        return content | ({"statistics": self.statistics.digest()} if self.statistics else {})
 
     def stream_into(
         self, sink: Sink, *, dtype: str | None = None, advance: Advance = lambda nbytes: None
@@ -113,7 +121,12 @@ class Soup:
             Ingredients([one.checkpoint for one in soup.pool], soup.members), soup.merge
         )
         layout = with_dtype(soup.pool.layout, dtype)
-        stream(ingredients, merge, layout, sink, integers=self.integers, advance=advance)
+        replaced = self.statistics.layout.tensors if self.statistics else {}
+        averaged = layout.only(layout.tensors.keys() - replaced)
+        stream(ingredients, merge, averaged, sink, integers=self.integers, advance=advance)
+        if self.statistics:
+            measured = Ingredients([self.statistics], ["the BatchNorm statistics"])
+            stream(measured, mean(1), layout.only(replaced), sink, advance=advance)
 
     def load_into(self, model: nn.Module) -> nn.Module:
         """Replace the weights of `model` in place, on whatever device they are; returns it.
@@ -123,8 +136,9 @@ class Soup:
         """
         from ladle.soup.live import ModuleSink
 
-        sink = ModuleSink(model, self.pool.layout)
-        replace(self, pool=replace(self.pool, layout=sink.layout)).stream_into(sink)
+        soup = self.renamed_as(model.state_dict().keys())
+        sink = ModuleSink(model, soup.pool.layout)
+        replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
         sink.finish()
         return model
 
@@ -137,7 +151,7 @@ class Soup:
         return sink.state
 
     def save(self, output: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the soup: a folder, or one file if `output` ends in .safetensors, .pt or .pth.
+        """Write the soup: a folder, or one file if `output` ends in .safetensors, .pt, .ckpt, ...
 
         It appears complete or not at all; see `ladle.soup.output` for what is written.
 
@@ -148,6 +162,11 @@ class Soup:
         from ladle.soup.output import save
 
         return save(self, Path(output), overwrite=overwrite)
+
+    def renamed_as(self, names: Collection[str]) -> Soup:
+        """The same under other names, if they differ by the prefixes of wrappers alone."""
+        statistics = renamed_as(self.statistics, names) if self.statistics else None
+        return replace(self, pool=self.pool.renamed_as(names), statistics=statistics)
 
     def _in_fixed_order(self) -> Soup:
         # By content, so that not even the last bit of an inexact sum depends on the order given.

@@ -1,0 +1,98 @@
+"""One model under several names: the prefixes that wrappers put before tensors' names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout
+
+_ANYWHERE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Put in by torch.compile, FSDP and activation checkpointing; no model has such a part itself."""
+
+_IN_FRONT = ("module", "model")
+"""Put before every name by (Distributed)DataParallel, AveragedModel and Lightning modules."""
+
+
+def bare(names: Collection[str]) -> dict[str, str]:
+    """Each name without what wrappers added; unchanged if two would become one.
+
+    `module.` and `model.` count as a wrapper's only where every name has them.
+    """
+    found = {
+        name: [part for part in name.split(".") if part not in _ANYWHERE] or [name]
+        for name in names
+    }
+    while found and all(len(p) > 1 and p[0] in _IN_FRONT for p in found.values()):
+        if len({parts[0] for parts in found.values()}) > 1:
+            break
+        found = {name: parts[1:] for name, parts in found.items()}
+    renamed = {name: ".".join(parts) for name, parts in found.items()}
+    return renamed if len(set(renamed.values())) == len(renamed) else {n: n for n in names}
+
+
+def matched(names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
+    """Each of `names` as it is called among `wanted`, if they differ by wrappers' prefixes alone.
+
+    Where they do not, or nothing has to change, every name stands for itself.
+    """
+    itself = {name: name for name in names}
+    if set(names) <= set(wanted):
+        return itself
+    ours = bare(names)
+    theirs = {short: name for name, short in bare(wanted).items()}
+    if not set(ours.values()) <= theirs.keys():
+        return itself
+    return {name: theirs[short] for name, short in ours.items()}
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A checkpoint under other names: see `Checkpoint`. `names` maps the old to the new."""
+
+    checkpoint: Checkpoint
+    names: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        return self.checkpoint.path
+
+    @property
+    def format(self) -> str:
+        return self.checkpoint.format
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.checkpoint.files
+
+    @cached_property
+    def layout(self) -> Layout:
+        return self.checkpoint.layout.renamed(self.names)
+
+    @cached_property
+    def _old(self) -> Mapping[str, str]:
+        return {new: old for old, new in self.names.items()}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.checkpoint.metadata
+
+    @property
+    def envelope(self) -> Envelope:
+        return self.checkpoint.envelope
+
+    def read_into(self, name: str, start: int, out: Bytes) -> None:
+        self.checkpoint.read_into(self._old[name], start, out)
+
+    def digest(self) -> str:
+        return self.checkpoint.digest()
+
+
+def renamed_as(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
+    """`checkpoint` under the names of `wanted`, where wrappers' prefixes are all that differs."""
+    names = matched(checkpoint.layout.names, wanted)
+    if all(old == new for old, new in names.items()):
+        return checkpoint
+    return Renamed(checkpoint, names)

@@ -1,0 +1,246 @@
+"""BatchNorm statistics of soups: averaged like weights, or estimated anew on training data.
+
+The running mean and variance of a BatchNorm layer belong to the weights before it. Those of
+averaged weights are not the average of statistics, so they may be measured instead (Izmailov et
+al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018). Whether that
+helps depends on the sweep: models that were trained with frozen statistics are ruined by it, so the
+default measures both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ladle.checkpoint import Bytes, Envelope, Layout, MemoryCheckpoint, TensorSpec, matched
+from ladle.errors import BadInput
+from ladle.evaluate.evaluator import Evaluator, find_device
+from ladle.foreign import running
+from ladle.merge.slices import read_bytes
+from ladle.soup import Pool, Soup
+from ladle.tasks import Trainable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+BatchNormMode = Literal["average", "recalibrate", "best"]
+
+_EXAMPLES = 5_000
+"""Training examples that statistics are estimated on: more change nothing that can be measured."""
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+class BatchNormTaster:
+    """An evaluation that settles the BatchNorm statistics of every soup before scoring it.
+
+    Single models, and soups whose ingredients agree in their statistics (they were frozen), are
+    left alone. `best` scores a soup with the averaged and with new statistics and takes the better.
+
+    Example:
+        >>> taste = BatchNormTaster(ladle.Evaluator(task), "best")
+        >>> soup = taste.settled(ladle.greedy(pool, taste))
+    """
+
+    def __init__(self, evaluator: Evaluator, mode: BatchNormMode, *, seed: int = 0) -> None:
+        """
+        Raises:
+            BadInput: the mode needs training data, and the task has none.
+        """
+        self._evaluator = evaluator
+        self._estimator = None
+        task = evaluator.task
+        training = [split for split in task.splits.values() if split.role == "train" and len(split)]
+        if mode != "average" and training and isinstance(task, Trainable):
+            self._estimator = _Estimator(evaluator, task, seed)
+        if mode == "recalibrate" and self._estimator is None:
+            raise BadInput(
+                f"--bn recalibrate needs training data, which task {task.name!r} does not offer; "
+                "add a split with the role train, or use --bn average"
+            )
+        self._mode = mode
+        self._settled: dict[str, tuple[_Statistics | None, dict[str, float]]] = {}
+
+    def __call__(self, soup: Soup) -> float:
+        statistics, scores = self._settle(soup)
+        return scores["averaged" if statistics is None else "re-estimated"]
+
+    def settled(self, soup: Soup) -> Soup:
+        """The soup with the statistics that it was scored with."""
+        return replace(soup, statistics=self._settle(soup)[0])
+
+    def describe(self, soup: Soup) -> dict[str, Any] | None:
+        """What was done about the statistics of a soup, for the record; None without any."""
+        statistics, scores = self._settle(soup)
+        if not _differing(soup.pool):
+            return None
+        return {
+            "statistics": "averaged" if statistics is None else "re-estimated",
+            "held_out": {name: self._evaluator.task.metric.sign * s for name, s in scores.items()},
+            "examples": _EXAMPLES if statistics else None,
+        }
+
+    def _settle(self, soup: Soup) -> tuple[_Statistics | None, dict[str, float]]:
+        averaged = replace(soup, statistics=None)
+        key = averaged.digest
+        if key not in self._settled:
+            self._settled[key] = self._measure(averaged)
+        return self._settled[key]
+
+    def _measure(self, averaged: Soup) -> tuple[_Statistics | None, dict[str, float]]:
+        names = _differing(averaged.pool) if self._estimator and len(averaged.pool) > 1 else []
+        if not names or self._estimator is None:
+            return None, {"averaged": self._evaluator(averaged)}
+        statistics = _Statistics(averaged, tuple(names), self._estimator)
+        scores = {"re-estimated": self._evaluator(replace(averaged, statistics=statistics))}
+        if self._mode == "best":
+            scores["averaged"] = self._evaluator(averaged)
+            if not scores["re-estimated"] > scores["averaged"]:
+                return None, scores
+        return statistics, scores
+
+
+def _differing(pool: Pool) -> list[str]:
+    """The running statistics that are not the same in all ingredients."""
+    names = [name for name in pool.layout.tensors if name.rpartition(".")[2] in _STATISTICS]
+    return [name for name in names if len({_content(one.checkpoint, name) for one in pool}) > 1]
+
+
+def _content(checkpoint: Any, name: str) -> bytes:
+    return read_bytes(checkpoint, name, 0, checkpoint.layout.tensors[name].numel).tobytes()
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """The statistics of a soup as a checkpoint (see `Checkpoint`), estimated when first read."""
+
+    soup: Soup
+    names: tuple[str, ...]
+    estimator: _Estimator
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    envelope: Envelope = field(default_factory=Envelope)
+    path: Path = Path("BatchNorm statistics")
+    format: str = "estimated"
+    files: tuple[Path, ...] = ()
+
+    @cached_property
+    def layout(self) -> Layout:
+        known = self.soup.pool.layout.tensors
+        return Layout({name: TensorSpec("float32", known[name].shape) for name in self.names})
+
+    @cached_property
+    def _values(self) -> MemoryCheckpoint:
+        return MemoryCheckpoint(self.path, self.estimator(self.soup, self.names))
+
+    def read_into(self, name: str, start: int, out: Bytes) -> None:
+        self._values.read_into(name, start, out)
+
+    def digest(self) -> str:
+        # What they follow from, so that a stored prediction is found without estimating anything.
+        content = [self.soup.digest, list(self.names), self.estimator.identity]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class _Estimator:
+    """Runs training data through soups, in a model of its own."""
+
+    def __init__(self, evaluator: Evaluator, task: Trainable, seed: int) -> None:
+        self._evaluator = evaluator
+        self._task = task
+        self._seed = seed
+        self._live: tuple[nn.Module, torch.device] | None = None
+        self._lock = threading.Lock()
+        training = [split.digest for split in task.splits.values() if split.role == "train"]
+        self.identity = [task.digest, *training, _EXAMPLES, evaluator.batch_size, seed]
+
+    def __call__(self, soup: Soup, names: Sequence[str]) -> dict[str, Tensor]:
+        """The statistics of these names, float32 on the CPU.
+
+        Layers through which no example goes keep what they have.
+        """
+        with self._lock:
+            model, device = self._model()
+            soup.load_into(model)
+            with running(f"estimating BatchNorm statistics for task {self._task.name!r}"):
+                self._run(model, device)
+            found = {
+                name: tensor.detach().float().cpu().clone()
+                for name, tensor in model.state_dict().items()
+                if name.rpartition(".")[2] in _STATISTICS
+            }
+        called = matched(found, soup.pool.layout.names)
+        return {called[name]: tensor for name, tensor in found.items() if called[name] in names}
+
+    def _model(self) -> tuple[nn.Module, torch.device]:
+        if self._live is None:
+            device = find_device(self._evaluator.device)
+            self._live = self._task.build().to(device).eval(), device
+        return self._live
+
+    def _run(self, model: nn.Module, device: torch.device) -> None:
+        import torch
+
+        size = self._evaluator.batch_size
+        generator = torch.Generator().manual_seed(self._seed)
+        done = 0
+        with torch.no_grad(), _measuring(model):
+            for inputs, labels in self._task.batches(
+                batch_size=size, augmentation=0.0, generator=generator
+            ):
+                # Batches count alike, so a small rest at the end would count too much.
+                if done and len(labels) < size:
+                    break
+                self._task.logits(model, inputs)
+                done += len(labels)
+                if done >= _EXAMPLES:
+                    break
+
+
+@contextmanager
+def _measuring(model: nn.Module) -> Iterator[None]:
+    """While this lasts, BatchNorm layers forget what they know and average over what they see.
+
+    Whatever mode the model is put in meanwhile: every layer is in training mode for its own
+    forward pass, so that it normalises by the batch, and no other layer is.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [[value.clone() for value in _running(layer)] for layer in layers]
+    momenta = [layer.momentum for layer in layers]
+    hooks = []
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # A plain mean over the batches.
+        hooks.append(layer.register_forward_pre_hook(_to_training))
+        hooks.append(layer.register_forward_hook(_to_evaluation))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, momentum, values in zip(layers, momenta, before, strict=True):
+            layer.momentum = momentum
+            if not layer.num_batches_tracked:
+                for statistic, value in zip(_running(layer), values, strict=True):
+                    statistic.copy_(value)
+
+
+def _to_training(layer: nn.Module, inputs: object) -> None:
+    layer.train()
+
+
+def _to_evaluation(layer: nn.Module, inputs: object, outputs: object) -> None:
+    layer.eval()
+
+
+def _running(layer: nn.Module) -> list[Tensor]:
+    return [layer.get_buffer(name) for name in _STATISTICS]

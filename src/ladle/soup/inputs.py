@@ -1,0 +1,239 @@
+"""From what a user names to ingredients: files, folders, globs, the folders of trainings."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ladle.checkpoint import (
+    Checkpoint,
+    holds_weights,
+    is_local,
+    is_weights_file,
+    located,
+    open_checkpoint,
+)
+from ladle.errors import BadInput, UnreadableCheckpoint
+from ladle.merge.slices import read_bytes, slices
+from ladle.runs import Choice, Member, choose, facts_in, find_members, natural
+from ladle.soup.pool import Ingredient, Pool
+
+_SAMPLED_TENSORS = 32
+_SAMPLED_ELEMENTS = 64
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Ingredients in order, and remarks on what was left out or chosen."""
+
+    ingredients: tuple[Ingredient, ...]
+    remarks: tuple[str, ...]
+
+
+def open_pool(
+    inputs: str | Path | Iterable[str | Path],
+    *,
+    use_ema: bool = True,
+    choice: Choice | None = None,
+) -> Pool:
+    """Open files, folders, globs or the folder of a training or sweep as one pool.
+
+    Only headers are read. See `gather` for what is found.
+
+    Raises:
+        BadInput: a path or glob leads to no checkpoint.
+        UnreadableCheckpoint: one that was named is damaged.
+        LayoutMismatch: their tensors differ.
+    """
+    found = gather(inputs, use_ema=use_ema, choice=choice)
+    return Pool.of(found.ingredients, found.remarks)
+
+
+def gather(
+    inputs: str | Path | Iterable[str | Path],
+    *,
+    use_ema: bool = True,
+    choice: Choice | None = None,
+) -> Gathered:
+    """The checkpoints that `inputs` lead to, whether or not they can be averaged.
+
+    The order is that of `inputs`; a glob's matches and a folder's members are sorted, numbers by
+    value. What lies in a folder and cannot be read is left out, as is what is there twice (links,
+    and checkpoints with the same tensors); remarks say so.
+
+    Raises:
+        BadInput: a path or glob leads to no checkpoint, or nothing is left to choose from.
+        UnreadableCheckpoint: one that was named is damaged.
+    """
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    remarks: list[str] = []
+    opened: list[tuple[Member, Checkpoint]] = []
+    for one in given:
+        named = _named(one, alone=len(given) == 1)
+        if named is None:
+            opened += _found(located(one), use_ema, remarks)
+        else:
+            opened += [(member, open_checkpoint(member.path, use_ema=use_ema)) for member in named]
+    kept, said = choose(
+        [
+            (
+                member.run,
+                member.facts.over(facts_in(checkpoint.envelope.values)),
+                (member, checkpoint),
+            )
+            for member, checkpoint in _once(opened, remarks)
+        ],
+        choice or Choice(),
+    )
+    remarks += said
+    names = _names([member for _, _, (member, _) in kept])
+    ingredients = tuple(
+        Ingredient(name, checkpoint, facts)
+        for name, (_, facts, (_, checkpoint)) in zip(names, kept, strict=True)
+    )
+    averages = [one.name for one in ingredients if one.checkpoint.envelope.is_ema]
+    if averages:
+        remarks.append(
+            f"EMA weights were taken from {', '.join(averages)}; --no-use-ema takes the others"
+        )
+    return Gathered(ingredients, tuple(remarks))
+
+
+def _named(given: str | Path, *, alone: bool) -> list[Member] | None:
+    """The checkpoints that are named one by one or by a glob; None for a folder to look into."""
+    path = located(given)
+    if _is_unfinished(path):
+        raise BadInput(f"{path} is unfinished work; finish it, or rename it if it is yours")
+    if path.is_dir():
+        # With others beside it, a folder with weights is one of several models; alone, it is
+        # looked into, for a soup of one is none.
+        return None if alone or not holds_weights(path) else [Member(path, path)]
+    if path.exists():
+        return [Member(path, path)]
+    if any(character in str(given) for character in "*?["):
+        usable = sorted((match for match in _matches(path) if _is_ingredient(match)), key=natural)
+        if usable:
+            return [Member(match, match) for match in usable]
+        raise BadInput(f"no checkpoint matches {str(given)!r}; check the pattern")
+    raise BadInput(f"{path} does not exist; check the path")
+
+
+def _found(folder: Path, use_ema: bool, remarks: list[str]) -> Iterator[tuple[Member, Checkpoint]]:
+    """What is in a folder and can be read: a training that still runs may be writing there."""
+    found = find_members(folder)
+    remarks += found.remarks
+    answers = [(member, _readable(member, use_ema)) for member in found.members]
+    refusals = [answer for _, answer in answers if isinstance(answer, UnreadableCheckpoint)]
+    if len(refusals) == len(answers):
+        raise next(
+            iter(refusals),
+            BadInput(f"{folder} holds no checkpoint; name a folder or file with weights"),
+        )
+    remarks += [f"left out: {refusal}" for refusal in refusals]
+    for member, answer in answers:
+        if not isinstance(answer, UnreadableCheckpoint):
+            yield member, answer
+
+
+def _readable(member: Member, use_ema: bool) -> Checkpoint | UnreadableCheckpoint:
+    try:
+        return open_checkpoint(member.path, use_ema=use_ema)
+    except UnreadableCheckpoint as error:
+        return error
+
+
+def _matches(pattern: Path) -> list[Path]:
+    if is_local(pattern):
+        return [Path(match) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
+    root = next(parent for parent in pattern.parents if not any(c in str(parent) for c in "*?["))
+    return list(root.glob(str(pattern.relative_to(root))))
+
+
+def _is_ingredient(path: Path) -> bool:
+    """Whether a glob's match is meant: not unfinished work, nor the base of a sweep."""
+    is_base = path.name == "base" and (path.parent / "sweep.json").is_file()
+    return (
+        not _is_unfinished(path) and not is_base and (is_weights_file(path) or holds_weights(path))
+    )
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.suffix == ".part" or path.parent.suffix == ".part"
+
+
+def _once(
+    opened: Sequence[tuple[Member, Checkpoint]], remarks: list[str]
+) -> list[tuple[Member, Checkpoint]]:
+    """Each model once: links to the same files and equal tensors count as one."""
+    kept: list[tuple[Member, Checkpoint]] = []
+    by_files: dict[object, Member] = {}
+    by_sample: dict[bytes, list[tuple[Member, Checkpoint]]] = {}
+    for member, checkpoint in opened:
+        # Links of both kinds lead to one inode; two state dicts of one file are two models.
+        places = tuple(_place(file) for file in checkpoint.files)
+        link = by_files.setdefault((places, checkpoint.envelope.key), member)
+        if link is not member:
+            remarks.append(f"{member.path} is {link.path} again, and counts once")
+            continue
+        alike = by_sample.setdefault(_sample(checkpoint), [])
+        twin = next((one for one, other in alike if _same_tensors(other, checkpoint)), None)
+        if twin is not None:
+            remarks.append(f"{member.path} holds the same tensors as {twin.path}; they count once")
+            continue
+        alike.append((member, checkpoint))
+        kept.append((member, checkpoint))
+    return kept
+
+
+def _place(file: Path) -> object:
+    found = file.stat()
+    return (found.st_dev, found.st_ino) if found.st_ino else str(file)
+
+
+def _sample(checkpoint: Checkpoint) -> bytes:
+    """Equal for equal tensors, and cheap: the layout, and both ends of some tensors."""
+    tensors = sorted(checkpoint.layout.tensors.items())
+    digest = hashlib.sha256(repr(tensors).encode())
+    step = -(-len(tensors) // _SAMPLED_TENSORS) or 1
+    for name, spec in tensors[::step]:
+        ends = {
+            (0, min(_SAMPLED_ELEMENTS, spec.numel)),
+            (max(0, spec.numel - _SAMPLED_ELEMENTS), spec.numel),
+        }
+        for start, stop in sorted(ends):
+            digest.update(read_bytes(checkpoint, name, start, stop).data)
+    return digest.digest()
+
+
+def _same_tensors(one: Checkpoint, other: Checkpoint) -> bool:
+    return all(
+        np.array_equal(read_bytes(one, name, *place), read_bytes(other, name, *place))
+        for name, spec in one.layout.tensors.items()
+        for place in slices(spec)
+    )
+
+
+def _names(members: Sequence[Member]) -> list[str]:
+    """Unique names: those that a list of members gives, otherwise the shortest ends of paths."""
+    short = short_names([member.path for member in members])
+    names = [member.name or name for member, name in zip(members, short, strict=True)]
+    return names if len(set(names)) == len(names) else short
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of `paths` that tell them apart, without `model.safetensors`."""
+    shown = [p.parent if p.name.startswith(("model.", "pytorch_model.")) else p for p in paths]
+    if len(set(shown)) < len(shown):
+        shown = list(paths)
+    # Not resolved: a link is known by its own name.
+    parts = [path.absolute().parts for path in shown]
+    for length in range(1, max((len(p) for p in parts), default=1) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in shown]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ from ladle.checkpoint import open_checkpoint
 from ladle.errors import UnreadableCheckpoint
 from states import State, read, save_shards
 
-MANY = settings(max_examples=250)
+MANY = settings(max_examples=1000)
 
 
 def state() -> State:
@@ -54,6 +56,17 @@ def damaged(whole: bytes, what: list[tuple[str, float, bytes]]) -> bytes:
         else:
             whole = whole[at:] + whole[:at]
     return whole
+
+
+def training() -> dict[str, object]:
+    """A state dict among what trainings keep beside it."""
+    return {
+        "state_dict": state(),
+        "state_dict_ema": state(),
+        "args": argparse.Namespace(lr=0.1, layers=[1, 2]),
+        "optimizer": {"state": {0: {"m": torch.ones(5), "step": torch.tensor(3.0)}}},
+        "metric": np.float64(0.5),
+    }
 
 
 def opens_or_is_refused(path: Path) -> None:
@@ -102,23 +115,27 @@ def test_damaged_safetensors(
 
 
 @MANY
-@given(what=damages())
+@given(what=damages(), nested=st.booleans())
 def test_damaged_torch_files(
-    what: list[tuple[str, float, bytes]], tmp_path_factory: pytest.TempPathFactory
+    what: list[tuple[str, float, bytes]], nested: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
-    torch.save(state(), path)
+    torch.save(training() if nested else state(), path)
     path.write_bytes(damaged(path.read_bytes(), what))
     opens_or_is_refused(path)
 
 
 @MANY
-@given(where=st.floats(0, 1, exclude_max=True), new=st.binary(min_size=1, max_size=3))
+@given(
+    where=st.floats(0, 1, exclude_max=True),
+    new=st.binary(min_size=1, max_size=3),
+    nested=st.booleans(),
+)
 def test_damaged_pickles_in_whole_zips(
-    where: float, new: bytes, tmp_path_factory: pytest.TempPathFactory
+    where: float, new: bytes, nested: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
-    torch.save(state(), path)
+    torch.save(training() if nested else state(), path)
     whole = path.read_bytes()
     begin = whole.index(b"\x80\x02")
     end = whole.index(b"PK\x07\x08", begin)

@@ -50,7 +50,7 @@ def holds(path: Path, state: State, **options: bool) -> bool:
         {"state": {"model": LIVE, "optimizers": OPTIMIZER}, "rng": [torch.zeros(3)]},
         {"net": LIVE, "epoch": 3, "optimizer": OPTIMIZER},
     ],
-    ids=lambda content: "-".join(content),
+    ids="-".join,
 )
 def test_the_state_dict_is_found(tmp_path: Path, content: Any) -> None:
     path = saved(tmp_path / "last.ckpt", content)
@@ -69,7 +69,7 @@ def test_the_state_dict_is_found(tmp_path: Path, content: Any) -> None:
         {"params": LIVE, "params_ema": AVERAGE},
         {"current_model_state": LIVE, "state_dict": AVERAGE, "averaging_state": {"n_averaged": 3}},
     ],
-    ids=lambda content: "-".join(content),
+    ids="-".join,
 )
 def test_an_average_is_preferred_and_said(tmp_path: Path, content: Any) -> None:
     path = saved(tmp_path / "last.pt", content)

@@ -59,7 +59,7 @@ def test_sigkill_leaves_the_old_or_the_new_soup(pool: Pool, tmp_path: Path, name
     out = tmp_path / "out" / name
     moments = np.random.default_rng(7)
     seen = set()
-    for _ in range(15):
+    for _ in range(25):
         kill_while_saving(out, pool, float(moments.uniform(0.0, 0.12)))
         check_output([], out, overwrite=True)  # as the next save does
         if not out.exists():

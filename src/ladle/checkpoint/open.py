@@ -33,9 +33,10 @@ READERS: tuple[Reader, ...] = (
 """Asked in this order; the first that knows the file opens it."""
 
 # In the order in which a folder's own libraries prefer them.
+_ANY_NAME = "*.safetensors"
 _WEIGHTS = (
     "*.safetensors.index.json",
-    "*.safetensors",
+    _ANY_NAME,
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
     "model.pt",
@@ -93,8 +94,13 @@ def _open_file(path: Path, use_ema: bool) -> StoredCheckpoint:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder is a checkpoint: some weights file lies directly in it."""
-    return any(next(folder.glob(pattern), None) is not None for pattern in _WEIGHTS)
+    """Whether a folder is a checkpoint: it has weights under a usual name, or one file of them.
+
+    Several files of other names are several checkpoints.
+    """
+    found = {pattern: list(folder.glob(pattern)) for pattern in _WEIGHTS}
+    others = [path for path in found.pop(_ANY_NAME) if path.name != "model.safetensors"]
+    return any(found.values()) or (folder / "model.safetensors").exists() or len(others) == 1
 
 
 def weights_in(folder: Path) -> Path:

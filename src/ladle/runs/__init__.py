@@ -1,6 +1,9 @@
 """The folders that trainings leave behind, and the checkpoints in them. Reads no weights."""
 
 from ladle.runs.base import Facts, Found, Member
-from ladle.runs.stub import Choice, choose, facts_in, find_members, natural
+from ladle.runs.choice import Choice, choose
+from ladle.runs.facts import facts_in
+from ladle.runs.find import find_members
+from ladle.runs.layouts import natural
 
 __all__ = ["Choice", "Facts", "Found", "Member", "choose", "facts_in", "find_members", "natural"]

@@ -1,0 +1,50 @@
+"""From a folder to the checkpoints in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ladle.checkpoint import holds_weights
+from ladle.runs.base import Found, Member
+from ladle.runs.layouts import LAYOUTS, natural, side_by_side
+from ladle.runs.listing import listed
+
+_DEPTH = 5
+
+
+def find_members(folder: Path) -> Found:
+    """The checkpoints in a folder, or in those below it, run by run and step by step.
+
+    A list of members counts before everything else; then the layouts of the frameworks; a folder
+    with weights of its own is one checkpoint; weights side by side are one each.
+
+    Raises:
+        BadInput: a list of members is broken.
+    """
+    return _found(folder, _DEPTH)
+
+
+def _found(folder: Path, depth: int) -> Found:
+    for layout in (listed, *LAYOUTS):
+        found = layout(folder)
+        if found is not None:
+            return found
+    if holds_weights(folder):
+        return Found((Member(folder, folder),))
+    found = side_by_side(folder) or Found()
+    if depth:
+        inner = [
+            _found(one, depth - 1)
+            for one in sorted(folder.iterdir(), key=natural)
+            if _looked_into(one)
+        ]
+        found = Found(
+            found.members + tuple(member for one in inner for member in one.members),
+            found.remarks + tuple(remark for one in inner for remark in one.remarks),
+        )
+    return found
+
+
+def _looked_into(path: Path) -> bool:
+    hidden = path.name.startswith((".", "tmp", "_tmp", "__")) or path.suffix == ".part"
+    return not hidden and path.is_dir()

@@ -1,0 +1,242 @@
+"""How the frameworks of the field lay out what a training leaves behind.
+
+A layout is asked about one folder, and answers with the members that lie directly in it, or with
+None where the folder is not of its making.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ladle.checkpoint import holds_weights, is_weights_file
+from ladle.runs.base import Facts, Found, Member
+from ladle.runs.facts import json_of, lines_of, numbers, parsed, rows_of, yaml_of
+
+Layout = Callable[[Path], "Found | None"]
+
+_STEP_FOLDER = re.compile(r"checkpoint[-_](\d+)")
+_TIMM = re.compile(r"checkpoint-(\d+)\.pth\.tar")
+_OPEN_CLIP = re.compile(r"epoch_(\d+|latest)\.pt")
+_MODEL_SOUPS = re.compile(r"model_(\d+)\.pt")
+_NAMED_VALUE = re.compile(r"([A-Za-z][\w/]*)=(-?\d+(?:\.\d+)?(?:e-?\d+)?)")
+_NUMBERED = re.compile(r"(?:epoch|step|steps|iter|checkpoint|ckpt)[-_=]?(\d+)|^(\d+)(?:epoch|step)")
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
+_NO_MODEL = re.compile(
+    r"(optimizer|optim|scheduler|scaler|rng_state|random_states|training_args|custom_checkpoint"
+    r"|recovery|tmp)",
+    re.IGNORECASE,
+)
+"""Beginnings of the names of files that hold no model, or not yet all of one."""
+
+
+def natural(text: object) -> list[tuple[int, int, str]]:
+    """Sort key that puts step-9 before step-10."""
+    pieces = re.split(r"([0-9]+)", str(text))
+    return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in pieces]
+
+
+def step_folders(folder: Path) -> Found | None:
+    """Hugging Face `Trainer` (`checkpoint-500/`) and accelerate (`checkpoint_5/`).
+
+    The weights in `folder` itself are those that the training ended with.
+    """
+    steps = [
+        (int(found.group(1)), path)
+        for path in folder.iterdir()
+        if (found := _STEP_FOLDER.fullmatch(path.name)) and path.is_dir()
+    ]
+    if not steps:
+        return None
+    steps.sort()
+    members = [
+        Member(path, folder, _trainer_facts(path, step))
+        for step, path in steps
+        if holds_weights(path)
+    ]
+    remarks = [f"left out: {path} holds no weights" for _, path in steps if not holds_weights(path)]
+    if holds_weights(folder):
+        members.append(Member(folder, folder, _trainer_facts(folder, None)))
+    return Found(tuple(members), tuple(remarks))
+
+
+def _trainer_facts(folder: Path, step: int | None) -> Facts:
+    state = json_of(folder / "trainer_state.json")
+    if not isinstance(state, dict):
+        return Facts(step)
+    if step is None and isinstance(state.get("global_step"), int):
+        step = state["global_step"]
+    metrics: dict[str, float] = {}
+    history = state.get("log_history")
+    for entry in history if isinstance(history, list) else ():
+        if isinstance(entry, dict) and entry.get("step") == step:
+            metrics |= numbers({k: v for k, v in entry.items() if str(k).startswith("eval_")})
+    parameters = state.get("trial_params")
+    return Facts(step, metrics, parameters if isinstance(parameters, dict) else {})
+
+
+def timm(folder: Path) -> Found | None:
+    """`train.py` of timm: `checkpoint-<epoch>.pth.tar`, `last`, `model_best`."""
+    epochs = {
+        int(found.group(1)): path
+        for path in folder.glob("checkpoint-*.pth.tar")
+        if (found := _TIMM.fullmatch(path.name))
+    }
+    others = [folder / f"{name}.pth.tar" for name in ("last", "model_best")]
+    if not epochs and not any(path.is_file() for path in others):
+        return None
+    rows = {row.get("epoch"): row for row in rows_of(folder / "summary.csv")}
+    arguments = dict(yaml_of(folder / "args.yaml"))
+    members = [
+        Member(path, folder, Facts(epoch, _measured(rows.get(epoch, {})), arguments))
+        for epoch, path in sorted(epochs.items())
+    ]
+    members += [Member(p, folder, Facts(None, {}, arguments)) for p in others if p.is_file()]
+    return _whole(members)
+
+
+def lightning(folder: Path) -> Found | None:
+    """`ModelCheckpoint` of Lightning: `epoch=1-step=8.ckpt`, `last.ckpt`, or names of one's own."""
+    paths = sorted(folder.glob("*.ckpt"), key=natural)
+    if not any(path.is_file() for path in paths):
+        return None
+    run = folder.parent if folder.name == "checkpoints" else folder
+    rows = rows_of(run / "metrics.csv")
+    members = []
+    for path in paths:
+        values = {name: parsed(value) for name, value in _NAMED_VALUE.findall(path.stem)}
+        epoch, step = values.pop("epoch", None), values.pop("step", None)
+        measured: dict[str, Any] = {}
+        for row in rows:
+            # Rows are numbered by the batch before which they were written, from 0.
+            if (
+                epoch is not None
+                and row.get("epoch") == epoch
+                and row.get("step", 0) < (step or 1e18)
+            ):
+                measured |= row
+        metrics = {**numbers(values), **_measured(measured)}
+        members.append(Member(path, run, Facts(step if step is not None else epoch, metrics)))
+    # Those with a step by step, then `last`, which knows its own.
+    members.sort(key=lambda member: (member.facts.step is None, member.facts.step or 0))
+    return _whole(members)
+
+
+def open_clip(folder: Path) -> Found | None:
+    """`epoch_<n>.pt` beside `results.jsonl`, under the `params.txt` of the run."""
+    names = [path for path in folder.iterdir() if _OPEN_CLIP.fullmatch(path.name)]
+    params = folder.parent / "params.txt"
+    if not names or not (params.is_file() or (folder / "results.jsonl").is_file()):
+        return None
+    rows = {row.get("epoch"): row for row in lines_of(folder / "results.jsonl")}
+    arguments = {}
+    if params.is_file():
+        for line in params.read_text("utf-8").splitlines():
+            name, colon, value = line.partition(": ")
+            if colon:
+                arguments[name] = parsed(value)
+    members = []
+    for path in sorted(names, key=natural):
+        number = _OPEN_CLIP.fullmatch(path.name)
+        epoch = parsed(number.group(1)) if number else None
+        facts = Facts(
+            epoch if isinstance(epoch, int) else None, _measured(rows.get(epoch, {})), arguments
+        )
+        members.append(Member(path, folder.parent, facts))
+    return _whole(members)
+
+
+def model_soups(folder: Path) -> Found | None:
+    """The files of the model soups paper: `model_<i>.pt`, each a run of its own."""
+    paths = sorted((p for p in folder.iterdir() if _MODEL_SOUPS.fullmatch(p.name)), key=natural)
+    beside = (folder, folder.parent)
+    results = [
+        row for place in beside for row in lines_of(place / "individual_model_results.jsonl")
+    ]
+    known = [json_of(place / "hparam_info.json") for place in beside]
+    parameters: Mapping[str, Any] = next((one for one in known if isinstance(one, dict)), {})
+    if not paths or not (results or parameters):
+        return None
+    rows = {row.get("model_name"): row for row in results}
+    members = [
+        Member(
+            path,
+            path,
+            Facts(None, numbers(rows.get(path.stem, {})), parameters.get(path.stem) or {}),
+        )
+        for path in paths
+    ]
+    return _whole(members)
+
+
+def ladle_sweep(folder: Path) -> Found | None:
+    """The finished runs of `ladle sweep`; the base is none of them."""
+    if not (folder / "sweep.json").is_file():
+        return None
+    runs = sorted((record.parent for record in folder.glob("run-*/run.json")), key=natural)
+    members = []
+    for run in runs:
+        # A run that diverged has a record but no weights.
+        if run.suffix != ".part" and holds_weights(run):
+            record = json_of(run / "run.json")
+            settings = record.get("run") if isinstance(record, dict) else None
+            members.append(
+                Member(
+                    run, run, Facts(hyperparameters=settings if isinstance(settings, dict) else {})
+                )
+            )
+    return Found(tuple(members))
+
+
+def side_by_side(folder: Path) -> Found | None:
+    """Weights files, whoever wrote them; a number after `epoch` or `step` in a name is the step."""
+    files = [
+        path
+        for path in sorted(folder.iterdir(), key=natural)
+        if is_weights_file(path)
+        and not path.name.startswith(".")
+        and not _NO_MODEL.match(path.name)
+    ]
+    shards = [path for path in files if _SHARD.fullmatch(path.name)]
+    remarks = (
+        (f"left out: {shards[0]} and other shards, for want of their index",) if shards else ()
+    )
+    members = []
+    for path in files:
+        if path not in shards:
+            found = _NUMBERED.search(path.name)
+            step = int(found.group(1) or found.group(2)) if found else None
+            members.append(Member(path, folder, Facts(step)))
+    whole = _whole(members)
+    if not whole.members and not remarks:
+        return None
+    return Found(whole.members, (*whole.remarks, *remarks))
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    ladle_sweep,
+    step_folders,
+    timm,
+    open_clip,
+    model_soups,
+    lightning,
+)
+"""Asked in this order; the first that knows a folder tells what is in it."""
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a row of a log."""
+    return numbers(
+        {n: v for n, v in row.items() if n not in ("epoch", "step", "lr", "num_samples")}
+    )
+
+
+def _whole(members: list[Member]) -> Found:
+    """The members whose files have been written to, and remarks on the others."""
+    empty = [member for member in members if member.path.stat().st_size == 0]
+    return Found(
+        tuple(member for member in members if member not in empty),
+        tuple(f"left out: {member.path} is empty" for member in empty),
+    )

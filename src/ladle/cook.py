@@ -24,8 +24,8 @@ from ladle.evaluate import (
 )
 from ladle.files import check_room, claimed
 from ladle.report import write_report
-from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, uniform_soup
-from ladle.soup.output import WriteOptions, check_output, publish
+from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, is_adapter, uniform_soup
+from ladle.soup.output import WriteOptions, check_output, publish, room_for
 from ladle.soup.record import record
 
 _STORE = "ladle.sqlite"
@@ -80,7 +80,7 @@ def cook(
     """
     kitchen = kitchen or Kitchen()
     check_output([one.checkpoint.path for one in pool], output, overwrite=kitchen.overwrite)
-    check_room(_existing(output.resolve().parent), pool.layout.nbytes)
+    check_room(_existing(output.resolve().parent), room_for(pool))
     with claimed(output) as work:
         if (output / _STORE).is_file() and not (work / _STORE).exists():
             # Replacing an output, what it has measured need not be measured again.
@@ -101,7 +101,7 @@ def cook(
         finally:
             store.close()
         with kitchen.watch(f"writing {output}", pool.layout.nbytes) as advance:
-            publish(
+            written = publish(
                 soup,
                 output,
                 kept,
@@ -110,7 +110,7 @@ def cook(
                 finish=write_report,
                 advance=advance,
             )
-    return Cooked(output, soup, kept, rows)
+    return Cooked(output, soup, written, rows)
 
 
 def _chosen_and_judged(
@@ -141,7 +141,7 @@ def _judged(
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
     best = max(range(len(pool)), key=lambda i: _rank(evaluator(singles[i])))
     contestants: list[Contestant] = []
-    if kitchen.base:
+    if kitchen.base and _is_whole(kitchen.base, pool):
         base = uniform_soup(Pool.of([kitchen.base]), integers=kitchen.integers)
         name = "base" if "base" not in {one.name for one in pool} else "the base"
         contestants.append(contestant(name, "base", base, evaluator))
@@ -157,6 +157,13 @@ def _judged(
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))
     splits = [split for split in evaluator.task.splits.values() if split.role != "train"]
     return judge(evaluator.task, contestants, splits=splits, versus=alone[best], seed=kitchen.seed)
+
+
+def _is_whole(base: Ingredient, pool: Pool) -> bool:
+    """Whether the base is a model of the task: the heads of adapters may be none of its own."""
+    return not is_adapter(pool[0].checkpoint) or (
+        base.checkpoint.layout.tensors.keys() >= pool.layout.tensors.keys()
+    )
 
 
 def _rank(score: float) -> float:

@@ -12,7 +12,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ladle.merge.kernel import decode, encode, weighted_sum
+from ladle.checkpoint.numbers import decode, encode
+from ladle.merge.kernel import weighted_sum
 
 # Bits of the significand with the hidden one, least exponent, largest finite number.
 FORMATS = {

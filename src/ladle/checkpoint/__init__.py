@@ -1,5 +1,7 @@
 """Checkpoints in any format, behind one protocol. Needs numpy alone, and torch for its files."""
 
+from ladle.checkpoint.adapter import AdapterCheckpoint
+from ladle.checkpoint.applied import Applied
 from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
 from ladle.checkpoint.location import is_local, located
 from ladle.checkpoint.memory import MemoryCheckpoint
@@ -8,6 +10,8 @@ from ladle.checkpoint.open import holds_weights, is_weights_file, open_checkpoin
 from ladle.checkpoint.side_files import side_files
 
 __all__ = [
+    "AdapterCheckpoint",
+    "Applied",
     "Bytes",
     "Checkpoint",
     "Envelope",

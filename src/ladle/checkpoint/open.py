@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+from ladle.checkpoint.adapter import WEIGHTS as ADAPTER_WEIGHTS
+from ladle.checkpoint.adapter import read_adapter
 from ladle.checkpoint.base import Checkpoint
 from ladle.checkpoint.location import is_zip, located
 from ladle.checkpoint.safetensors import read_safetensors
 from ladle.checkpoint.sharded import INDEX_SUFFIXES, read_sharded
-from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_file import read_torch_file
 from ladle.errors import UnreadableCheckpoint
 from ladle.foreign import offered
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
-Reader = tuple[Callable[[Path], bool], Callable[[Path, bool], StoredCheckpoint]]
+Reader = tuple[Callable[[Path], bool], Callable[[Path, bool], Checkpoint]]
 """What a reader is: whether a file is its own, and how to open it, with EMA weights or without."""
 
 
@@ -27,6 +29,7 @@ def _is_torch_file(path: Path) -> bool:
 
 READERS: tuple[Reader, ...] = (
     (lambda path: path.name.endswith(INDEX_SUFFIXES), lambda path, _: read_sharded(path)),
+    (lambda path: path.name in ADAPTER_WEIGHTS, lambda path, _: read_adapter(path)),
     (lambda path: path.suffix == ".safetensors", lambda path, _: read_safetensors(path)),
     (_is_torch_file, lambda path, use_ema: read_torch_file(path, use_ema=use_ema)),
 )
@@ -39,6 +42,7 @@ _WEIGHTS = (
     _ANY_NAME,
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    *ADAPTER_WEIGHTS,
     "model.pt",
     "model.pth",
 )
@@ -56,7 +60,8 @@ def open_checkpoint(path: str | Path, *, use_ema: bool = True) -> Checkpoint:
     path = located(path)
     try:
         if path.is_dir():
-            return replace(_open_file(weights_in(path), use_ema), path=path)
+            found: Any = _open_file(weights_in(path), use_ema)
+            return cast(Checkpoint, replace(found, path=path))
         if not path.exists():
             raise UnreadableCheckpoint(f"{path} does not exist; check the path")
         if path.stat().st_size == 0:
@@ -81,7 +86,7 @@ def is_weights_file(path: Path) -> bool:
     return path.is_file() and any(knows(path) for knows, _ in _readers())
 
 
-def _open_file(path: Path, use_ema: bool) -> StoredCheckpoint:
+def _open_file(path: Path, use_ema: bool) -> Checkpoint:
     with path.open("rb"):
         pass  # Tells that it may not be read, where `is_zip` would say that it is no zip.
     for knows, read in _readers():

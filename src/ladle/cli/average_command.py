@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ladle.cli import options, screen
+from ladle.cli import options, screen, tastings
 from ladle.errors import BadInput
 
 
@@ -28,6 +28,7 @@ def command(
     dry_run: bool,
     dtype: str,
     max_shard_size: int,
+    rank: int | None,
     integers: Any,
     opening: options.Opening,
     as_json: bool,
@@ -39,7 +40,7 @@ def command(
     """
     from ladle.merge import mean
     from ladle.soup import Soup
-    from ladle.soup.output import WriteOptions, check_output, save
+    from ladle.soup.output import WriteOptions, check_output, check_rank, read_record, save
     from ladle.soup.record import record
 
     pool = opening.pool(inputs)
@@ -48,15 +49,16 @@ def command(
     soup = Soup(pool, merge, recipe=recipe, integers=integers)
     called = shlex.join(["ladle", *sys.argv[1:]])
     check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank)
+    check_rank(pool, rank)
     if not dry_run:
         with screen.watching_bytes("reading", len(pool) * pool.layout.nbytes) as advance:
             pool.hash_all(advance)
-        write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
         with screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance:
             save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)
+    kept = record(soup, command=called) if dry_run else read_record(output)
     if as_json:
-        document = {"output": str(output), "dry_run": dry_run, "soup": record(soup, command=called)}
-        screen.print_json(document)
+        screen.print_json({"output": str(output), "dry_run": dry_run, "soup": kept})
         return
     for one, weight in zip(pool, soup.weights, strict=True):
         screen.say(f"{weight:8.4f}  {one.name}")
@@ -64,6 +66,7 @@ def command(
     size = f"{len(layout.tensors)} tensors, {layout.parameters:,} parameters"
     done = "would be written to" if dry_run else "->"
     screen.say(f"{len(pool)} checkpoints ({size}) {done} {output}")
+    tastings.show_adapter(kept)
 
 
 def _merge(text: str, n: int, normalize: bool) -> Any:

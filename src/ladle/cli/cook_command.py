@@ -46,6 +46,7 @@ def command(
     dry_run: bool,
     dtype: str,
     max_shard_size: int,
+    rank: int | None,
     integers: Any,
     bn: Any,
     seed: int,
@@ -61,7 +62,8 @@ def command(
     """
     from ladle.cook import Kitchen, cook
     from ladle.report import verdict
-    from ladle.soup.output import WriteOptions, check_output, is_file_output
+    from ladle.soup import is_adapter, with_base
+    from ladle.soup.output import WriteOptions, check_output, check_rank, is_file_output
 
     if (task is None) == (score is None):
         raise BadInput("give either --task or --score, to say what is good")
@@ -73,6 +75,7 @@ def command(
     chosen = _recipe(recipe, strict=strict, integers=integers)
     pool = opening.pool(inputs)
     check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    check_rank(pool, rank)
     open_evaluate = (
         _task_evaluate(task, device, batch_size)
         if task is not None
@@ -85,9 +88,15 @@ def command(
         else:
             screen.say(f"would cook a {recipe} soup from {len(pool)} checkpoints into {output}")
         return
+    start = _base(base, inputs)
+    if any(is_adapter(one.checkpoint) for one in pool):
+        if start is None and task is not None:
+            raise BadInput("an adapter is no model without its base; give it with --base")
+        if start is not None:
+            pool = with_base(pool, start.checkpoint)
     kitchen = Kitchen(
-        base=_base(base, inputs),
-        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size),
+        base=start,
+        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank),
         integers=integers,
         bn=bn,
         overwrite=overwrite,

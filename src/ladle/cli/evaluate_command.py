@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ladle.cli import evaluations, options, screen
@@ -13,6 +15,7 @@ from ladle.errors import BadInput
 @click.option("--task", required=True, metavar="TASK", help="A name, a .toml file, FILE.py:NAME.")
 @click.option("--split", "splits", multiple=True, help="Only this one; may be repeated.")
 @click.option("--ensemble", "with_ensemble", is_flag=True, help="And the mean of their logits.")
+@click.option("--base", type=click.Path(path_type=Path), help="What LoRA adapters go onto.")
 @options.seed
 @options.device
 @options.batch_size
@@ -22,6 +25,7 @@ def command(
     task: str,
     splits: tuple[str, ...],
     with_ensemble: bool,
+    base: Path | None,
     seed: int,
     device: str,
     batch_size: int,
@@ -33,12 +37,15 @@ def command(
 
     CKPT are files, model folders, globs, or the folder of a training or sweep.
     """
+    from ladle.checkpoint import open_checkpoint
     from ladle.evaluate import Evaluator, contestant, ensemble_of, find_device, judge
-    from ladle.soup import Pool, uniform_soup
+    from ladle.soup import Pool, uniform_soup, with_base
     from ladle.tasks import load_task
 
     find_device(device)
     pool = opening.pool(inputs)
+    if base is not None:
+        pool = with_base(pool, open_checkpoint(base))
     found = load_task(task)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:

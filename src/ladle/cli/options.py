@@ -101,7 +101,12 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-writing = together(output, overwrite, dry_run, dtype, max_shard_size, integers)
+rank = click.option(
+    "--rank",
+    type=click.IntRange(1),
+    help="Of a soup of LoRA adapters: truncated to it. As it stands, exact.",
+)
+writing = together(output, overwrite, dry_run, dtype, max_shard_size, rank, integers)
 always = together(as_json, debug)
 
 _choosing = together(

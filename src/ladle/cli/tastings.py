@@ -17,5 +17,22 @@ def show(record: Mapping[str, Any], output: Path) -> None:
         screen.say(f"{score:>10} {mark} {tasting['candidate']}  {tasting['reason']}")
     chosen, offered = len(record["ingredients"]), len(record["pool"])
     screen.say(f"{record['recipe']['name']} soup: {chosen} of {offered} checkpoints -> {output}")
+    show_adapter(record)
     if chosen == 1 < offered and record["recipe"]["name"] == "greedy":
         screen.say("No other checkpoint helped on held-out data, so this is the best single model.")
+
+
+def show_adapter(record: Mapping[str, Any]) -> None:
+    """The rank of a soup of adapters, and what was lost in truncating it."""
+    adapter = record.get("adapter")
+    if adapter is None:
+        return
+    errors = adapter["relative_error"]
+    if errors is None:
+        screen.say(f"adapter of rank {adapter['rank']}, exact; --rank truncates it")
+        return
+    mean, (worst, at) = sum(errors.values()) / len(errors), max((e, m) for m, e in errors.items())
+    screen.say(
+        f"adapter of rank {adapter['rank']}; relative error {mean:.3g} on average, at most "
+        f"{worst:.3g} (in {at})"
+    )

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ladle.checkpoint import is_local
 from ladle.errors import BadInput, ScoringFailed
 from ladle.evaluate.evaluator import Watch, unwatched
 from ladle.evaluate.store import Store
 from ladle.foreign import running
-from ladle.soup import Soup
+from ladle.soup import Soup, is_adapter
 from ladle.soup.output import FILE_SUFFIXES, WriteOptions, write_file, write_folder
 from ladle.soup.record import record
 
@@ -80,15 +81,16 @@ def on_disk(score: Callable[[Path], object], workspace: Path) -> Ask:
 
     def ask(soup: Soup) -> object:
         source = soup.pool[0].checkpoint.path
-        if len(soup.pool) == 1 and source.exists():
+        if len(soup.pool) == 1 and is_local(source) and source.exists():
             return score(source)
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
         try:
-            if source.is_dir():
+            if source.is_dir() or is_adapter(soup.pool[0].checkpoint):
                 write_folder(soup, workspace, WriteOptions())
                 return score(workspace)
-            suffix = source.suffix if source.suffix in FILE_SUFFIXES else ".safetensors"
+            known = (suffix for suffix in FILE_SUFFIXES if source.name.endswith(suffix))
+            suffix = next(known, ".safetensors")
             candidate = workspace / f"candidate{suffix}"
             write_file(soup, candidate, WriteOptions(), record(soup))
             return score(candidate)

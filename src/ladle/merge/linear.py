@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ladle.checkpoint.numbers import Float64, Floating
 from ladle.errors import BadInput
-from ladle.merge.kernel import Float64, Floating, weighted_sum
+from ladle.merge.kernel import weighted_sum
 
 
 class Merge(Protocol):

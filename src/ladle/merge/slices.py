@@ -8,7 +8,7 @@ import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.merge.kernel import Floating, decode
+from ladle.checkpoint.numbers import Floating, decode
 
 SLICE = 2**18
 """Elements of a slice: 2 MiB of float64, which stays in the cache of a core."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, Layout
 from ladle.checkpoint.dtypes import AVERAGED
+from ladle.checkpoint.numbers import Float64, Floating, decode, encode
 from ladle.errors import NonFiniteTensor
-from ladle.merge.kernel import Float64, Floating, decode, encode
 from ladle.merge.linear import Merge
 from ladle.merge.slices import SLICE, read_bytes, read_numbers, slices
 from ladle.merge.unaveraged import Policy, common_value

@@ -1,6 +1,7 @@
 """Pools, soups and what is kept of them."""
 
 from ladle.merge import Policy
+from ladle.soup.adapter import is_adapter, with_base
 from ladle.soup.inputs import Gathered, gather, open_pool
 from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.soup import Evaluate, Soup, Tasting, uniform_soup
@@ -14,6 +15,8 @@ __all__ = [
     "Soup",
     "Tasting",
     "gather",
+    "is_adapter",
     "open_pool",
     "uniform_soup",
+    "with_base",
 ]

@@ -47,7 +47,9 @@ def model_card(
 
 
 def _library(side_files: Mapping[str, Path]) -> str | None:
-    """What loads the folder, as its config.json tells."""
+    """What loads the folder, as its configuration tells."""
+    if "adapter_config.json" in side_files:
+        return "peft"
     try:
         config = json.loads(side_files["config.json"].read_text("utf-8"))
     except (KeyError, ValueError):

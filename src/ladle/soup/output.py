@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladle.checkpoint import side_files
+from ladle.checkpoint import AdapterCheckpoint, side_files
 from ladle.checkpoint.write import FileSink, safetensors_file, safetensors_files, torch_file
 from ladle.errors import BadInput, OutputExists
 from ladle.files import (
@@ -26,7 +26,9 @@ from ladle.files import (
     telling_full_disk,
 )
 from ladle.merge import with_dtype
+from ladle.soup.adapter import WrittenAdapter, is_adapter, write_adapter
 from ladle.soup.card import model_card
+from ladle.soup.pool import Pool
 from ladle.soup.record import provenance, record
 from ladle.soup.soup import Soup
 
@@ -40,10 +42,14 @@ _MISTAKEN_SUFFIXES = (".bin", ".h5", ".onnx", ".gguf", ".tar", ".zip")
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes."""
+    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes.
+
+    `rank` truncates a soup of adapters; None keeps it exact.
+    """
 
     dtype: str | None = None
     max_shard_bytes: int = 5_000_000_000
+    rank: int | None = None
 
 
 def is_file_output(output: Path) -> bool:
@@ -129,11 +135,11 @@ def publish(
     evaluations: Sequence[Mapping[str, Any]] | None = None,
     finish: Callable[[Path], object] = lambda folder: None,
     advance: Advance = lambda nbytes: None,
-) -> None:
+) -> Mapping[str, Any]:
     """Write soup and record `kept` in the claimed `part_of(output)`, and let it become `output`.
 
     A folder gets card and `evaluations` too, and whatever `finish` adds, and appears at once. Of
-    a file, the record appears a moment before the weights.
+    a file, the record appears a moment before the weights. Returns the record as written.
     """
     options = options or WriteOptions()
     work = part_of(output)
@@ -144,8 +150,9 @@ def publish(
             for file in (record_of(output), output):
                 publish_file(work / file.name, file)
             shutil.rmtree(work)
-            return
-        copies = write_folder(soup, work, options, advance=advance)
+            return kept
+        copies, adapter = write_folder(soup, work, options, advance=advance)
+        kept = {**kept, **({"adapter": adapter.record()} if adapter else {})}
         if evaluations is not None:
             lines = "".join(as_json(row) + "\n" for row in evaluations)
             (work / "evaluations.jsonl").write_text(lines, "utf-8")
@@ -154,6 +161,7 @@ def publish(
         (work / "README.md").write_text(card, "utf-8")
         finish(work)
         publish_folder(output)
+    return kept
 
 
 def write_file(
@@ -164,7 +172,15 @@ def write_file(
     *,
     advance: Advance = lambda nbytes: None,
 ) -> None:
-    """One weights file, and its record beside it as `<file>.json`."""
+    """One weights file, and its record beside it as `<file>.json`.
+
+    Adapters give one only on their base, as a whole model.
+    """
+    if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in soup.pool):
+        raise BadInput(
+            "a soup of adapters is a folder, with a configuration beside the weights; let "
+            f"{target} have no suffix"
+        )
     layout = with_dtype(soup.layout, options.dtype)
     check_room(target.parent, layout.nbytes)
     writing: AbstractContextManager[FileSink]
@@ -177,27 +193,57 @@ def write_file(
     write_json(record_of(target), kept)
 
 
+def check_rank(pool: Pool, rank: int | None) -> None:
+    """Check that there is something for `rank` to truncate.
+
+    Raises:
+        BadInput: a rank is given, and the pool is of no adapters.
+    """
+    if rank is not None and not all(is_adapter(one.checkpoint) for one in pool):
+        raise BadInput("--rank is for LoRA adapters, and these are none; leave it out")
+
+
+def room_for(pool: Pool) -> int:
+    """The bytes that a soup of all of a pool may take."""
+    if any(is_adapter(one.checkpoint) for one in pool):
+        return sum(file.stat().st_size for one in pool for file in one.checkpoint.files)
+    return pool.layout.nbytes
+
+
 def write_folder(
     soup: Soup,
     folder: Path,
     options: WriteOptions,
     *,
     advance: Advance = lambda nbytes: None,
-) -> dict[str, Path]:
-    """Weights and side files into an existing folder; returns what was copied, by name."""
+) -> tuple[dict[str, Path], WrittenAdapter | None]:
+    """Weights and side files into an existing folder.
+
+    Returns what was copied, by name, and what there is to say about an adapter.
+    """
     layout = with_dtype(soup.layout, options.dtype)
     copies = side_files(soup.pool[0].checkpoint)
-    check_room(folder, layout.nbytes + sum(file.stat().st_size for file in copies.values()))
+    check_room(folder, room_for(soup.pool) + sum(file.stat().st_size for file in copies.values()))
     for name, file in copies.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with file.open("rb") as source, target.open("wb") as copy:  # The source may be a URL.
             shutil.copyfileobj(source, copy)
     metadata = {"ladle": provenance(soup)}
+    if any(is_adapter(one.checkpoint) for one in soup.pool):
+        dtype, rank = options.dtype, options.rank
+        return copies, write_adapter(soup, folder, dtype=dtype, rank=rank, metadata=metadata)
     shards = options.max_shard_bytes
     with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:
         soup.stream_into(sink, dtype=options.dtype, advance=advance)
-    return copies
+    return copies, None
+
+
+def read_record(output: Path) -> dict[str, Any]:
+    """The `soup.json` of an output, folder or file."""
+    file = record_of(output) if is_file_output(output) else output / "soup.json"
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

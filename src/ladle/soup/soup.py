@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladle.checkpoint import Checkpoint, Envelope, Layout, renamed_as
-from ladle.errors import BadInput
+from ladle.checkpoint import AdapterCheckpoint, Checkpoint, Envelope, Layout, renamed_as
+from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import (
     Ingredients,
     Merge,
@@ -81,12 +81,12 @@ class Soup:
     @property
     def digest(self) -> str:
         """Equal for soups with the same weights: ingredients by content, merge, policy."""
-        return _digest(self._in_fixed_order().content())
+        return _digest(self.in_fixed_order().content())
 
     @property
     def layout(self) -> Layout:
         """The pool's, with the tensors in an order that does not depend on the pool's."""
-        layout, first = self.pool.layout, self._in_fixed_order().pool[0].checkpoint.layout
+        layout, first = self.pool.layout, self.in_fixed_order().pool[0].checkpoint.layout
         return Layout(
             {name: layout.tensors[name] for name in first.tensors},
             {alias: layout.ties[alias] for alias in first.ties},
@@ -95,7 +95,7 @@ class Soup:
     @property
     def envelope(self) -> Envelope:
         """What a file of torch.save has around the weights: as in one of the ingredients."""
-        return self._in_fixed_order().pool[0].checkpoint.envelope
+        return self.in_fixed_order().pool[0].checkpoint.envelope
 
     def content(self) -> dict[str, Any]:
         """What the weights depend on, and nothing else, as JSON."""
@@ -108,19 +108,28 @@ class Soup:
         return content | ({"statistics": self.statistics.digest()} if self.statistics else {})
 
     def stream_into(
-        self, sink: Sink, *, dtype: str | None = None, advance: Advance = lambda nbytes: None
+        self,
+        sink: Sink,
+        *,
+        dtype: str | None = None,
+        names: Collection[str] | None = None,
+        advance: Advance = lambda nbytes: None,
     ) -> None:
         """Compute the weights into `sink`, in the ingredients' dtypes or in `dtype`.
+
+        `names` are the tensors that are wanted; None stands for all.
 
         Raises:
             NonFiniteTensor: an ingredient holds NaN or infinity, or a result overflows its dtype.
             LayoutMismatch: integer tensors differ and no policy was given.
         """
-        soup = self._in_fixed_order()
+        soup = self.in_fixed_order()
         ingredients, merge = without_weightless(
             Ingredients([one.checkpoint for one in soup.pool], soup.members), soup.merge
         )
         layout = with_dtype(soup.pool.layout, dtype)
+        if names is not None:
+            layout = layout.only(names)
         replaced = self.statistics.layout.tensors if self.statistics else {}
         averaged = layout.only(layout.tensors.keys() - replaced)
         stream(ingredients, merge, averaged, sink, integers=self.integers, advance=advance)
@@ -136,6 +145,11 @@ class Soup:
         """
         from ladle.soup.live import ModuleSink
 
+        if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in self.pool):
+            raise LayoutMismatch(
+                f"{', '.join(self.members)}: an adapter is no model without its base; give it with "
+                "--base"
+            )
         soup = self.renamed_as(model.state_dict().keys())
         sink = ModuleSink(model, soup.pool.layout)
         replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
@@ -168,7 +182,8 @@ class Soup:
         statistics = renamed_as(self.statistics, names) if self.statistics else None
         return replace(self, pool=self.pool.renamed_as(names), statistics=statistics)
 
-    def _in_fixed_order(self) -> Soup:
+    def in_fixed_order(self) -> Soup:
+        """The same soup, whatever the order in which its ingredients were given."""
         # By content, so that not even the last bit of an inexact sum depends on the order given.
         weights = self.weights
         digests = self.pool.digests

@@ -1,0 +1,229 @@
+"""Soups of LoRA adapters, written as one adapter that PEFT loads.
+
+The mean of the changes sᵢ·Bᵢ·Aᵢ is the change of factors laid side by side: the Aᵢ below each
+other, the wᵢ·sᵢ·Bᵢ next to each other. That is exact, and as large as all of them; the nearest
+change of lower rank comes from the singular value decomposition (Eckart and Young, 1936).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladle.checkpoint import AdapterCheckpoint, Applied, Bytes, Checkpoint, Layout, TensorSpec
+from ladle.checkpoint.adapter import CONFIG, WEIGHTS, Factors
+from ladle.checkpoint.dtypes import promote
+from ladle.checkpoint.numbers import Float64, decode, encode
+from ladle.checkpoint.write import FileSink, safetensors_file
+from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
+from ladle.merge import Linear, with_dtype
+from ladle.soup.pool import Ingredient, Pool
+from ladle.soup.soup import Soup
+
+
+@dataclass(frozen=True)
+class WrittenAdapter:
+    """The rank of an adapter that was written, and what it lacks for being truncated.
+
+    `relative_error` has ‖ΔW - ΔW'‖ / ‖ΔW‖ (Frobenius norms) of every module; None where exact.
+    """
+
+    rank: int
+    relative_error: Mapping[str, float] | None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, for `soup.json`."""
+        errors = None if self.relative_error is None else dict(self.relative_error)
+        return {"rank": self.rank, "relative_error": errors}
+
+
+@dataclass(frozen=True)
+class _Change:
+    """New factors of one module: A (rank, inputs) and B (outputs, rank), and alpha / rank."""
+
+    factors: Factors
+    a: Float64
+    b: Float64
+    scaling: float
+    relative_error: float = 0.0
+
+
+def is_adapter(checkpoint: Checkpoint) -> bool:
+    """Whether this is an adapter, alone or on its base."""
+    return isinstance(checkpoint, (AdapterCheckpoint, Applied))
+
+
+def with_base(pool: Pool, base: Checkpoint) -> Pool:
+    """Adapters as the models that they make of `base`; a pool of models as it is.
+
+    Raises:
+        LayoutMismatch: the base lacks a tensor that an adapter changes.
+    """
+    return Pool.of((_on(one, base) for one in pool), pool.remarks)
+
+
+def _on(one: Ingredient, base: Checkpoint) -> Ingredient:
+    if not isinstance(one.checkpoint, AdapterCheckpoint):
+        return one
+    return Ingredient(one.name, Applied(base, one.checkpoint), one.facts)
+
+
+def write_adapter(
+    soup: Soup, folder: Path, *, dtype: str | None, rank: int | None, metadata: Mapping[str, str]
+) -> WrittenAdapter:
+    """Weights and configuration of a soup of adapters into an existing folder.
+
+    Factors are exact copies where all ingredients count alike; otherwise each Bᵢ is multiplied by
+    its share and rounded once.
+
+    Raises:
+        BadInput: the soup is more than a weighted sum.
+        LayoutMismatch: only some of the ingredients are adapters.
+        NonFiniteTensor: a factor holds NaN or infinity, or overflows its dtype.
+    """
+    first = _adapter(soup.pool[0])  # It gives the configuration, as it gives all side files.
+    soup = soup.in_fixed_order()
+    adapters = [_adapter(one) for one in soup.pool]
+    if not isinstance(soup.merge, Linear):
+        raise BadInput("adapters can only be averaged; write the merged models as one file instead")
+    shares = [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
+    stored = dtype or _common_dtype([one for one, _ in shares])
+    shapes = _shapes([one for one, _ in shares], rank, stored)
+    whole = with_dtype(soup.layout.only(first.whole), dtype).renamed(first.whole)
+    layout = Layout({**shapes, **whole.tensors})
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    with safetensors_file(folder / WEIGHTS[0], layout, metadata) as sink:
+        for change in _changes(shares, rank):
+            module = change.factors.module
+            ranks[module] = len(change.a)
+            alphas[module] = change.scaling * len(change.a)
+            errors[module] = change.relative_error
+            for name, values in ((change.factors.a, change.a), (change.factors.b, change.b)):
+                sink.write(name, 0, _encoded(name, values, stored))
+        soup.stream_into(_RenamedSink(sink, first.whole), dtype=dtype, names=first.whole)
+    config = _config(first.config, ranks, alphas)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    return WrittenAdapter(max(ranks.values()), errors if rank is not None else None)
+
+
+def _adapter(one: Ingredient) -> AdapterCheckpoint:
+    found = one.checkpoint.adapter if isinstance(one.checkpoint, Applied) else one.checkpoint
+    if not isinstance(found, AdapterCheckpoint):
+        raise LayoutMismatch(
+            f"{one.name} is no adapter, and others are; merge the adapters into their base first"
+        )
+    return found
+
+
+def _common_dtype(adapters: Sequence[AdapterCheckpoint]) -> str:
+    found: str | None = None
+    for adapter in adapters:
+        for factors in adapter.changes.values():
+            for name in (factors.a, factors.b):
+                dtype = adapter.stored.layout.tensors[name].dtype
+                found = dtype if found is None else promote(found, dtype)
+    return found or "float32"
+
+
+def _changes(
+    shares: Sequence[tuple[AdapterCheckpoint, float]], rank: int | None
+) -> Iterator[_Change]:
+    """The new factors, module by module."""
+    for name, factors in shares[0][0].changes.items():
+        scalings = [weight * adapter.changes[name].scaling for adapter, weight in shares]
+        a = np.concatenate([one.factor(one.changes[name].a) for one, _ in shares])
+        bs = [one.factor(one.changes[name].b) for one, _ in shares]
+        if rank is not None:
+            b = np.concatenate([s * one for s, one in zip(scalings, bs, strict=True)], axis=1)
+            yield _truncated(factors, a, b, rank)
+        elif len(set(scalings)) == 1:
+            yield _Change(factors, a, np.concatenate(bs, axis=1), scalings[0])
+        else:
+            b = np.concatenate([s * one for s, one in zip(scalings, bs, strict=True)], axis=1)
+            yield _Change(factors, a, b, 1.0)
+
+
+def _truncated(factors: Factors, a: Float64, b: Float64, rank: int) -> _Change:
+    """The nearest B·A of a lower rank, without ever making B·A."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise NonFiniteTensor(f"a factor of {factors.module!r} holds NaN or infinity")
+    of_b, small_b = np.linalg.qr(b)
+    of_a, small_a = np.linalg.qr(a.T)
+    left, values, right = np.linalg.svd(small_b @ small_a.T)
+    kept = min(rank, len(values))
+    root = np.sqrt(values[:kept])
+    total = float(values @ values)
+    lost = float(values[kept:] @ values[kept:])
+    return _Change(
+        factors,
+        (root[:, None] * right[:kept]) @ of_a.T,
+        (of_b @ left[:, :kept]) * root,
+        1.0,
+        (lost / total) ** 0.5 if total else 0.0,
+    )
+
+
+def _shapes(
+    adapters: Sequence[AdapterCheckpoint], rank: int | None, dtype: str
+) -> dict[str, TensorSpec]:
+    """Specs of the new factors by name."""
+    shapes: dict[str, TensorSpec] = {}
+    for name, factors in adapters[0].changes.items():
+        a, b = (adapters[0].stored.layout.tensors[one].shape for one in (factors.a, factors.b))
+        total = sum(one.changes[name].rank for one in adapters)
+        new = total if rank is None else min(rank, total, b[0], math.prod(a[1:]))
+        shapes[factors.a] = TensorSpec(dtype, (new, *a[1:]))
+        shapes[factors.b] = TensorSpec(dtype, (b[0], new, *b[2:]))
+    return shapes
+
+
+def _encoded(name: str, values: Float64, dtype: str) -> Bytes:
+    written = encode(np.ascontiguousarray(values).ravel(), dtype)
+    if not np.isfinite(decode(written, dtype)).all():
+        raise NonFiniteTensor(
+            f"{name!r} of the soup holds NaN or infinity; leave out the adapter it comes from, or "
+            "write it with --dtype float32"
+        )
+    return written
+
+
+@dataclass(frozen=True)
+class _RenamedSink:
+    """A sink that knows tensors by other names."""
+
+    sink: FileSink
+    names: Mapping[str, str]
+
+    def write(self, name: str, start: int, values: Bytes) -> None:
+        self.sink.write(self.names[name], start, values)
+
+
+def _config(
+    first: Mapping[str, Any], ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> dict[str, Any]:
+    """The first adapter's configuration with the ranks and scalings of the soup."""
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    # PEFT takes the first pattern that the end of a path matches, so longer ones come first.
+    modules = sorted(ranks, key=lambda module: (-len(module), module))
+    uniform = len(set(ranks.values())) == 1, len(set(alphas.values())) == 1
+    return {
+        **first,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "rank_pattern": {} if uniform[0] else {re.escape(m): ranks[m] for m in modules},
+        "alpha_pattern": {} if uniform[1] else {re.escape(m): alphas[m] for m in modules},
+        "use_rslora": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }

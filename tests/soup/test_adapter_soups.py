@@ -1,0 +1,408 @@
+"""Soups of LoRA adapters against PEFT itself: its own changes, averaged in float64 by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import ladle
+from ladle.checkpoint import open_checkpoint
+from ladle.errors import BadInput, LayoutMismatch
+from ladle.merge import Linear
+from ladle.soup import Soup, with_base
+from ladle.soup.output import WriteOptions, read_record, save
+from states import read
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, about models without a name
+
+IDS = torch.arange(24).view(2, 12) % 50
+
+
+def bert() -> Any:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=16,
+        num_labels=3,
+        initializer_range=0.5,  # So that attention matters.
+    )
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def gpt2() -> Any:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=50,
+        n_positions=16,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.5,
+    )
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Any) -> Any:
+        return self.head(self.second(self.first(images).relu()).mean((2, 3)))
+
+
+def said(model: Any) -> torch.Tensor:
+    dtype = next(model.parameters()).dtype
+    images = torch.linspace(-1, 1, 2 * 3 * 64, dtype=dtype).view(2, 3, 8, 8)
+    with torch.no_grad():
+        if any(isinstance(module, Convolutions) for module in model.modules()):
+            return model(images)
+        return model(IDS).logits
+
+
+def adapters(
+    folder: Path, build: Callable[[], Any], configs: Sequence[dict[str, Any]], **options: Any
+) -> list[Path]:
+    """Adapters of random factors, saved by PEFT."""
+    paths = []
+    for i, config in enumerate(configs):
+        model = peft.get_peft_model(build(), peft.LoraConfig(**config))
+        torch.manual_seed(i + 1)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.data = 0.3 * torch.randn_like(parameter)
+        paths.append(folder / f"run{i}")
+        model.save_pretrained(paths[-1], **options)
+    return paths
+
+
+def changes(path: Path, build: Callable[[], Any]) -> dict[str, torch.Tensor]:
+    """What an adapter adds to each weight, by PEFT's own account, in float64."""
+    base = build().double()
+    model = peft.PeftModel.from_pretrained(base, path)
+    model = model.double()
+    return {
+        f"{name.removeprefix('base_model.model.')}.weight": layer.get_delta_weight("default")
+        for name, layer in model.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
+
+
+def by_hand(paths: Sequence[Path], weights: Sequence[float], build: Callable[[], Any]) -> Any:
+    """The base in float64 with the weighted mean of the changes, and of the modules saved whole."""
+    model = build().double()
+    state = model.state_dict()
+    for path, weight in zip(paths, weights, strict=True):
+        for name, change in changes(path, build).items():
+            state[name] += weight * change
+    whole = [
+        {
+            name.removeprefix("base_model.model."): tensor.double()
+            for name, tensor in load_file(path / "adapter_model.safetensors").items()
+            if "lora_" not in name
+        }
+        for path in paths
+    ]
+    for name in whole[0]:
+        state[name].copy_(sum(w * one[name] for w, one in zip(weights, whole, strict=True)))
+    model.load_state_dict(state)
+    return model
+
+
+SWEEPS = {
+    "bert": (bert, [{"r": 4, "target_modules": ["query", "value"]}] * 3),
+    "head": (
+        bert,
+        [
+            {
+                "r": 4,
+                "target_modules": ["query"],
+                "modules_to_save": ["classifier"],
+                "task_type": "SEQ_CLS",
+            }
+        ]
+        * 3,
+    ),
+    "rslora": (
+        bert,
+        [{"r": 4, "lora_alpha": 3, "use_rslora": True, "target_modules": ["query"]}] * 3,
+    ),
+    "ranks": (
+        bert,
+        [{"r": r, "lora_alpha": 2 * r + 1, "target_modules": ["query"]} for r in (2, 4, 7)],
+    ),
+    "patterns": (
+        bert,
+        [
+            {
+                "r": 4,
+                "target_modules": ["query", "value"],
+                "rank_pattern": {"layer.0.attention.self.query": 2, "value": 3},
+                "alpha_pattern": {"layer.1.attention.self.value": 11},
+            }
+        ]
+        * 2,
+    ),
+    "mixed": (
+        bert,
+        [
+            {"r": 4, "target_modules": ["query"]},
+            {"r": 4, "lora_alpha": 32, "use_rslora": True, "target_modules": ["query"]},
+        ],
+    ),
+    "embedding": (bert, [{"r": 4, "target_modules": ["word_embeddings", "query"]}] * 2),
+    "conv1d": (gpt2, [{"r": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True}] * 3),
+    "convolution": (Convolutions, [{"r": 2, "target_modules": ["first", "second", "head"]}] * 3),
+}
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+@pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "weighted"])
+def test_the_soup_is_the_mean_of_the_changes(tmp_path: Path, kind: str, weighted: bool) -> None:
+    build, configs = SWEEPS[kind]
+    paths = adapters(tmp_path, build, configs)
+    weights = [0.2, 0.8, 0.0][: len(paths)] if weighted else [1 / len(paths)] * len(paths)
+    pool = ladle.open(paths)
+    soup = Soup(pool, Linear(tuple(weights))) if weighted else ladle.uniform(pool)
+    out = soup.save(tmp_path / "soup")
+    found = peft.PeftModel.from_pretrained(build(), out).eval()
+    wanted = said(by_hand(paths, weights, build))
+    assert torch.allclose(said(found).double(), wanted, atol=2e-5, rtol=2e-5)
+    assert not torch.allclose(said(build()).double(), wanted, atol=1e-2), (
+        "the adapters do something"
+    )
+    # And in memory, on the base.
+    base = tmp_path / "base.safetensors"
+    save_file(
+        {n: t.clone() for n, t in build().state_dict().items() if n != "lm_head.weight"}, base
+    )
+    applied = with_base(pool, open_checkpoint(base))
+    in_memory = Soup(applied, soup.merge).load_into(build())
+    assert torch.allclose(said(in_memory).double(), wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_one_adapter_with_weight_1_gives_back_that_adapter(tmp_path: Path, kind: str) -> None:
+    build, configs = SWEEPS[kind]
+    path = adapters(tmp_path, build, configs[:1])[0]
+    out = ladle.uniform(ladle.open(path)).save(tmp_path / "soup")
+    before, after = (load_file(p / "adapter_model.safetensors") for p in (path, out))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    ours, theirs = changes(out, build), changes(path, build)
+    for name, change in theirs.items():
+        assert torch.allclose(ours[name], change, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_changes_read_as_peft_computes_them(tmp_path: Path, kind: str) -> None:
+    build, configs = SWEEPS[kind]
+    path = adapters(tmp_path, build, configs[:1])[0]
+    checkpoint = open_checkpoint(path)
+    for name, change in changes(path, build).items():
+        spec = checkpoint.layout.tensors[name]
+        assert spec.shape == tuple(change.shape)
+        whole = torch.frombuffer(bytearray(read(checkpoint, name)), dtype=torch.float32)
+        assert torch.allclose(whole.double(), change.reshape(-1), rtol=1e-6, atol=1e-9)
+        middle = read(checkpoint, name, 5, spec.numel - 3)
+        assert middle == read(checkpoint, name)[20:-12]
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8, 100])
+def test_truncation_is_the_best_of_its_rank_and_its_error_is_told(
+    tmp_path: Path, rank: int
+) -> None:
+    build, configs = SWEEPS["bert"]
+    paths = adapters(tmp_path, build, configs)
+    out = tmp_path / "soup"
+    save(ladle.uniform(ladle.open(paths)), out, options=WriteOptions(rank=rank))
+    told = read_record(out)["adapter"]
+    assert told["rank"] == min(rank, 12)
+    found = changes(out, build)
+    each = [changes(path, build) for path in paths]
+    for name, change in found.items():
+        mean = sum(one[name] for one in each) / 3
+        error = float((mean - change).norm() / mean.norm())
+        values = torch.linalg.svdvals(mean)
+        best = float(values[rank:].norm() / values.norm())
+        module = name.removesuffix(".weight")
+        assert told["relative_error"][module] == pytest.approx(best, abs=1e-7)
+        assert error == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adapters_of_16_bits_are_copied_and_stay_so(tmp_path: Path, dtype: torch.dtype) -> None:
+    build, configs = SWEEPS["bert"]
+    paths = adapters(tmp_path, build, configs)
+    for path in paths:
+        file = path / "adapter_model.safetensors"
+        save_file({n: t.to(dtype) for n, t in load_file(file).items()}, file, {"format": "pt"})
+    out = ladle.uniform(ladle.open(paths)).save(tmp_path / "soup")
+    assert {t.dtype for t in load_file(out / "adapter_model.safetensors").values()} == {dtype}
+    found, each = changes(out, build), [changes(path, build) for path in paths]
+    for name, change in found.items():
+        mean = sum(one[name] for one in each) / 3
+        assert torch.allclose(change, mean, rtol=1e-6, atol=1e-9)
+
+
+def test_adapters_saved_by_torch(tmp_path: Path) -> None:
+    build, configs = SWEEPS["bert"]
+    torch_paths = adapters(tmp_path / "a", build, configs, safe_serialization=False)
+    assert (torch_paths[0] / "adapter_model.bin").is_file()
+    paths = adapters(tmp_path / "b", build, configs)
+    outs = [
+        ladle.uniform(ladle.open(each)).save(tmp_path / f"soup{i}")
+        for i, each in enumerate((torch_paths, paths))
+    ]
+    one, other = (load_file(out / "adapter_model.safetensors") for out in outs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_adapters_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    build, configs = SWEEPS["ranks"]
+    paths = adapters(tmp_path, build, configs)
+    for name, order in (("one", paths), ("two", paths[::-1])):
+        ladle.uniform(ladle.open(order)).save(tmp_path / name)
+    one, two = (tmp_path / name / "adapter_model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_folder_of_checkpoints_of_adapters(tmp_path: Path) -> None:
+    build, configs = SWEEPS["bert"]
+    for i, path in enumerate(adapters(tmp_path, build, configs)):
+        path.rename(tmp_path / f"checkpoint-{10 * (i + 1)}")
+    assert [one.facts.step for one in ladle.open(tmp_path)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"use_dora": True}, "use_dora = True"),
+        ({"bias": "lora_only"}, "bias = 'lora_only'"),
+        ({"lora_bias": True}, "lora_bias = True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' changed the base"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora' changed the base"),
+        ({"trainable_token_indices": {"word_embeddings": [1, 2]}}, "trainable_token_indices"),
+    ],
+)
+def test_what_is_no_plain_lora_is_refused(
+    tmp_path: Path, config: dict[str, Any], match: str
+) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"], **config}])[0]
+    with pytest.raises(BadInput, match=match) as caught:
+        ladle.open(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_adapters_are_refused(tmp_path: Path) -> None:
+    model = peft.get_peft_model(bert(), peft.IA3Config(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path / "ia3")
+    with pytest.raises(BadInput, match="kind IA3; ladle averages LORA"):
+        ladle.open(tmp_path / "ia3")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.update(r=3), "has rank 4 where adapter_config.json says 3"),
+        (lambda c: c.update(r="4"), "no positive number"),
+        (lambda c: c.update(rank_pattern={"(": 3}), "no positive number"),
+        (lambda c: c.update(some_new_method={"x": 1}), "some_new_method"),
+        (lambda c: c.clear(), "kind None"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(tmp_path: Path, change: Any, match: str) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
+    config = json.loads((path / "adapter_config.json").read_text())
+    change(config)
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=match):
+        ladle.open(path)
+
+
+def test_a_missing_or_broken_configuration_is_refused(tmp_path: Path) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
+    (path / "adapter_config.json").write_text("{")
+    with pytest.raises(BadInput, match="no JSON"):
+        ladle.open(path)
+    (path / "adapter_config.json").unlink()
+    with pytest.raises(BadInput, match="is missing, and says how"):
+        ladle.open(path)
+
+
+def test_a_factor_without_its_partner_is_refused(tmp_path: Path) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
+    file = path / "adapter_model.safetensors"
+    state = load_file(file)
+    name = next(name for name in state if "lora_B" in name)
+    save_file({n: t for n, t in state.items() if n != name}, file)
+    with pytest.raises(BadInput, match="without"):
+        ladle.open(path)
+
+
+def test_adapters_and_models_do_not_mix(tmp_path: Path) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
+    bert().save_pretrained(tmp_path / "model")
+    with pytest.raises(LayoutMismatch, match="cannot be averaged"):
+        ladle.open([path, tmp_path / "model"])
+
+
+def test_an_adapter_alone_goes_into_no_model(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
+    with pytest.raises(LayoutMismatch, match="no model without its base; give it with --base"):
+        ladle.uniform(ladle.open(paths)).load_into(bert())
+    with pytest.raises(BadInput, match="a soup of adapters is a folder"):
+        ladle.uniform(ladle.open(paths)).save(tmp_path / "soup.safetensors")
+    assert not (tmp_path / "soup.safetensors").exists()
+
+
+def test_a_base_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
+    gpt2().save_pretrained(tmp_path / "other")
+    with pytest.raises(LayoutMismatch, match="no such tensor; give the base it was trained on"):
+        with_base(ladle.open(path), open_checkpoint(tmp_path / "other"))
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
+
+    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ladle", *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    done = run("average", *paths, "-o", tmp_path / "exact")
+    assert done.returncode == 0, done.stderr
+    assert "adapter of rank 8, exact; --rank truncates it" in done.stdout
+    done = run("average", *paths, "-o", tmp_path / "small", "--rank", 2, "--json")
+    assert json.loads(done.stdout)["soup"]["adapter"]["rank"] == 2
+    assert 'library_name: "peft"' in (tmp_path / "small" / "README.md").read_text()
+    bert().save_pretrained(tmp_path / "base")
+    done = run("average", tmp_path / "base", "-o", tmp_path / "x", "--rank", 2)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ladle: --rank is for LoRA adapters, and these are none; leave it out\n",
+    )

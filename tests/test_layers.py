@@ -11,7 +11,7 @@ SRC = Path(__file__).parent.parent / "src" / "ladle"
 LAYERS = [
     ["cli"],
     ["demo"],
-    ["cook"],
+    ["cook", "checks"],
     ["report"],
     ["evaluate", "sweep", "recipes"],  # side by side; none imports another
     ["soup", "tasks"],

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ladle.checkpoint import Checkpoint as Checkpoint
     from ladle.checkpoint import open_checkpoint as open_checkpoint
+    from ladle.checks import check as check
     from ladle.errors import LadleError as LadleError
     from ladle.evaluate import Evaluator as Evaluator
     from ladle.merge import Linear as Linear
@@ -47,6 +48,7 @@ _HOMES = {
     "TextClassification": "tasks",
     "accuracy": "predictions",
     "best": "recipes",
+    "check": "checks",
     "greedy": "recipes",
     "load_task": "tasks",
     "open": "soup",

@@ -18,7 +18,7 @@ import click
 from ladle import __version__
 from ladle.errors import LadleError
 
-_COMMANDS = ("inspect", "average", "cook", "evaluate", "sweep", "report", "demo")
+_COMMANDS = ("inspect", "check", "average", "cook", "evaluate", "sweep", "report", "demo")
 
 
 class _Commands(click.Group):
@@ -42,7 +42,10 @@ def ladle() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """Run the command line and exit.
+
+    0 done, 1 failed, 2 wrong input, 3 checked and not soupable, 130 interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A result is worth more than a character that the terminal lacks.

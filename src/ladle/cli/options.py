@@ -139,15 +139,15 @@ class Opening:
     metric: str | None
     mode: Literal["max", "min"] | None
 
-    def gather(self, inputs: tuple[str, ...]) -> Gathered:
-        """The ingredients, layouts unseen; remarks go to the screen."""
+    def gather(self, inputs: tuple[str, ...], *, quietly: bool = False) -> Gathered:
+        """The ingredients, layouts unseen; remarks go to the screen, or not if `quietly`."""
         from ladle.runs import Choice
         from ladle.soup import gather
 
         by_metric = (self.metric, self.mode) if self.top_k else (None, None)
         choice = Choice(self.last, self.min_step, self.max_step, self.top_k, *by_metric)
         found = gather(inputs, use_ema=self.use_ema, choice=choice)
-        for text in found.remarks:
+        for text in () if quietly else found.remarks:
             screen.remark(text)
         return found
 

@@ -111,7 +111,7 @@ def common_layout(ingredients: Sequence[Ingredient]) -> Layout:
     complaints: list[str] = []
     for one in ingredients[1:]:
         layout = one.checkpoint.layout
-        lines = _differences(tensors, first.ties, layout)
+        lines = differences(tensors, first.ties, layout)
         if lines:
             more = len(lines) - _MOST_DIFFERENCES
             shown = lines[:_MOST_DIFFERENCES] + ([f"... and {more} more"] if more > 0 else [])
@@ -130,9 +130,10 @@ def common_layout(ingredients: Sequence[Ingredient]) -> Layout:
     return Layout(tensors, first.ties)
 
 
-def _differences(
+def differences(
     expected: Mapping[str, TensorSpec], ties: Mapping[str, str], found: Layout
 ) -> list[str]:
+    """What keeps a layout from being averaged with the expected one, a line for each tensor."""
     lines = [f"missing     {name}" for name in expected if name not in found.tensors]
     lines += [f"unexpected  {name}" for name in found.tensors if name not in expected]
     for name, spec in found.tensors.items():

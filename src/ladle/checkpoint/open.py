@@ -10,6 +10,7 @@ from typing import Any, cast
 from ladle.checkpoint.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from ladle.checkpoint.adapter import read_adapter
 from ladle.checkpoint.base import Checkpoint
+from ladle.checkpoint.distributed import METADATA, read_distributed
 from ladle.checkpoint.location import is_zip, located
 from ladle.checkpoint.safetensors import read_safetensors
 from ladle.checkpoint.sharded import INDEX_SUFFIXES, read_sharded
@@ -29,6 +30,10 @@ def _is_torch_file(path: Path) -> bool:
 
 READERS: tuple[Reader, ...] = (
     (lambda path: path.name.endswith(INDEX_SUFFIXES), lambda path, _: read_sharded(path)),
+    (
+        lambda path: path.name == METADATA,
+        lambda path, use_ema: read_distributed(path, use_ema=use_ema),
+    ),
     (lambda path: path.name in ADAPTER_WEIGHTS, lambda path, _: read_adapter(path)),
     (lambda path: path.suffix == ".safetensors", lambda path, _: read_safetensors(path)),
     (_is_torch_file, lambda path, use_ema: read_torch_file(path, use_ema=use_ema)),
@@ -43,6 +48,8 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
     *ADAPTER_WEIGHTS,
+    METADATA,
+    f"pytorch_model_fsdp_*/{METADATA}",
     "model.pt",
     "model.pth",
 )

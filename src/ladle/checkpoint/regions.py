@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,3 +73,33 @@ class Strided:
             return np.memmap(self.file, unsigned, "r", offset=self.offset, shape=(span,))
         except ValueError as error:
             raise EOFError(self.file) from error
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """The tensor cut into boxes, each stored on its own: (offsets, sizes, where).
+
+    The boxes fill it, and none lies over another.
+    """
+
+    boxes: tuple[tuple[tuple[int, ...], tuple[int, ...], Region], ...]
+
+    def read_into(self, spec: TensorSpec, start: int, out: Bytes, fetch: Fetch) -> None:
+        unsigned = np.dtype(f"<u{ITEMSIZE[spec.dtype]}")
+        stop = start + out.nbytes // unsigned.itemsize
+        row = math.prod(spec.shape[1:])
+        # Whole rows: boxes may be cut along any dimension.
+        first, last = start // row, -(-stop // row)
+        rows = np.empty((last - first, *spec.shape[1:]), unsigned)
+        for offsets, sizes, region in self.boxes:
+            begin, end = max(first, offsets[0]), min(last, offsets[0] + sizes[0])
+            if begin >= end:
+                continue
+            part = np.empty((end - begin, *sizes[1:]), unsigned)
+            inner = (begin - offsets[0]) * math.prod(sizes[1:])
+            box = TensorSpec(spec.dtype, sizes)
+            region.read_into(box, inner, part.reshape(-1).view(np.uint8), fetch)
+            across = tuple(slice(o, o + n) for o, n in zip(offsets[1:], sizes[1:], strict=True))
+            place = (slice(begin - first, end - first), *across)
+            rows[place] = part
+        out[:] = rows.reshape(-1)[start - first * row : stop - first * row].view(np.uint8)

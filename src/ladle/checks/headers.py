@@ -47,8 +47,13 @@ def _signature(one: Ingredient) -> frozenset[object]:
     """Equal for checkpoints whose tensors are called and shaped alike, wrappers aside."""
     layout = one.checkpoint.layout
     short = bare(layout.names)
-    tensors = {(short[name], spec.shape) for name, spec in layout.tensors.items()}
-    return frozenset(tensors | {(short[alias], short[kept]) for alias, kept in layout.ties.items()})
+    kinds = dict.fromkeys(AVERAGED, "averaged")
+    tensors = {
+        (short[name], spec.shape, kinds.get(spec.dtype, spec.dtype))
+        for name, spec in layout.tensors.items()
+    }
+    ties = {(short[alias], short[kept], "tied") for alias, kept in layout.ties.items()}
+    return frozenset(tensors | ties)
 
 
 def _dtypes(ingredients: Sequence[Ingredient]) -> list[Finding]:

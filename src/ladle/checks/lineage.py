@@ -31,11 +31,13 @@ _SMALLEST = 64
 _FAR = 3.0
 """How many times the usual distance from the start is suspicious ..."""
 
-_FAR_RELATIVE = 0.15
+_FAR_RELATIVE = 0.3
 """... if it is also this share of the weights' own norm: the learning rates of a sweep may span a
-factor of 100, and short distances do no harm however they differ."""
+factor of 100, and short distances do no harm however they differ. Seen: good sweeps up to 0.2, also
+at learning rates that cost 3 points of accuracy; MiniLM at lr = 1e-2, which learnt nothing, 0.6;
+small networks that still average well up to 0.7, and that ruin a soup from 1.6 on."""
 
-_LOST = 0.6
+_LOST = 1.0
 """The same for a member that has left the basin for certain."""
 
 _COPY = 1e-7
@@ -87,22 +89,26 @@ def lineage(
     if isinstance(pool[0].checkpoint, AdapterCheckpoint):
         # Changes begin at zero, each in directions of its own: only their sizes can be compared.
         sizes = total(pool, matrices.values()).norms
-        return Lineage(findings + _astray(names, sizes, None), {})
+        return Lineage(findings + _astray(names, sizes, relative=False), {})
     if start is not None:
         findings += _wrong_base(names, {n: p for n, p in matrices.items() if n in from_base})
-    origins = _origins(names, matrices)
-    findings += origins
-    astray = {name for finding in origins for name in finding.tensors}
-    moved = [
-        part for name, part in matrices.items() if name not in astray and part.between.max() > 0
-    ]
-    distances = _distances(total(pool, moved), exact=bool(from_base)) if moved else None
+    measured = {n: p for n, p in matrices.items() if n in from_base or not from_base}
+    moved = total(pool, (part for part in measured.values() if part.between.max() > 0))
+    distances = _distances(moved, exact=bool(from_base))
     relative: dict[str, float] = {}
-    if distances is not None:
-        scale = float(np.median(total(pool, moved).norms))
-        relative = {name: float(d) / scale for name, d in zip(names, distances, strict=True)}
-        if not any(finding.kind == "initialisation" for finding in origins):
-            findings += _astray(names, distances / scale, scale)
+    if distances is not None and moved.norms.min() > 0:
+        distances = distances / float(np.median(moved.norms))
+        relative = dict(zip(names, distances.tolist(), strict=True))
+    apart = _origins(names, matrices)
+    findings += apart
+    if not apart:
+        far = np.array([*relative.values()])
+        astray = _astray(names, far, relative=True) if relative else []
+        gone = {name for finding in astray for name in finding.members}
+        # What went astray is no longer near anything, and says nothing about heads.
+        findings += astray + _heads(
+            names, [i for i, n in enumerate(names) if n not in gone], matrices
+        )
     findings += _copies(names, total(pool, parts.values()))
     return Lineage(findings, relative)
 
@@ -128,58 +134,62 @@ def _non_finite(names: Sequence[str], parts: Mapping[str, Geometry]) -> list[Fin
 
 
 def _origins(names: Sequence[str], matrices: Mapping[str, Geometry]) -> list[Finding]:
-    """Members, or single matrices, that began somewhere else."""
+    """Members that began somewhere else."""
     if not matrices:
         return []
     cosines = np.stack([part.cosines for part in matrices.values()])
     # Every matrix counts alike: by size, one embedding could outvote all layers.
-    share = (cosines > _RELATED).mean(axis=0)
-    groups = _groups(share > 0.5)
-    if len(groups) > 1:
-        shown = "; ".join(listed([names[i] for i in group]) for group in groups[:4])
-        i, j = groups[0][0], groups[1][0]
-        return [
-            Finding(
-                "not soupable",
-                "initialisation",
-                f"These started from {len(groups)} different initialisations ({shown}): the cosine "
-                f"between matrices of {names[i]} and {names[j]} is "
-                f"{float(np.median(cosines[:, i, j])):.2f} (median), where fine-tunings of one "
-                "model have nearly 1. Average only what was fine-tuned from the same weights.",
-                tuple(names[i] for group in groups[1:] for i in group),
-            )
-        ]
-    apart = {name: float(found.min()) for name, found in zip(matrices, cosines, strict=True)}
+    groups = _groups((cosines > _RELATED).mean(axis=0) > 0.5)
+    if len(groups) == 1:
+        return []
+    shown = "; ".join(listed([names[i] for i in group]) for group in groups[:4])
+    i, j = groups[0][0], groups[1][0]
+    return [
+        Finding(
+            "not soupable",
+            "initialisation",
+            f"These started from {len(groups)} different initialisations ({shown}): the cosine "
+            f"between matrices of {names[i]} and {names[j]} is "
+            f"{float(np.median(cosines[:, i, j])):.2f} (median), where fine-tunings of one model "
+            "have nearly 1. Average only what was fine-tuned from the same weights.",
+            tuple(names[i] for group in groups[1:] for i in group),
+        )
+    ]
+
+
+def _heads(
+    names: Sequence[str], members: Sequence[int], matrices: Mapping[str, Geometry]
+) -> list[Finding]:
+    """Single matrices that began somewhere else in each of these members."""
+    among = np.ix_(members, members)
+    cosines = {name: part.cosines[among] for name, part in matrices.items()}
     findings = []
-    for severity, low, high in (
+    levels: tuple[tuple[Severity, float, float], ...] = (
         ("not soupable", -1.1, _UNRELATED),
         ("doubtful", _UNRELATED, _RELATED),
-    ):
-        tensors = [name for name, lowest in apart.items() if low < lowest <= high]
-        if tensors:
-            findings.append(_unshared(severity, names, tensors, matrices))
-    return findings
-
-
-def _unshared(
-    severity: str, names: Sequence[str], tensors: Sequence[str], matrices: Mapping[str, Geometry]
-) -> Finding:
-    lowest = min(float(matrices[name].cosines.min()) for name in tensors)
-    groups = _groups(np.all([matrices[name].cosines > _RELATED for name in tensors], axis=0))
-    usual = max(groups, key=len)
-    others = [names[i] for group in groups if group is not usual for i in group]
-    certain: Severity = "not soupable" if severity == "not soupable" else "doubtful"
-    what = "was" if len(tensors) == 1 else "were"
-    return Finding(
-        certain,
-        "head",
-        f"{listed(list(tensors), 3)} {what} {'' if certain == 'not soupable' else 'perhaps '}"
-        f"initialised at random for each run (cosine between members {lowest:.2f}), while the "
-        f"other {len(matrices) - len(tensors)} matrices are shared. Give every run the same head: "
-        "train it once (a linear probe), or start all from one saved base, as `ladle sweep` does.",
-        tuple(others),
-        tuple(tensors),
     )
+    for severity, low, high in levels:
+        tensors = [name for name, found in cosines.items() if low < found.min() <= high]
+        if not tensors:
+            continue
+        lowest = min(float(cosines[name].min()) for name in tensors)
+        groups = _groups(np.all([cosines[name] > _RELATED for name in tensors], axis=0))
+        others = [names[members[i]] for group in groups[1:] for i in group]
+        perhaps = "perhaps " if severity == "doubtful" else ""
+        findings.append(
+            Finding(
+                severity,
+                "head",
+                f"{listed(tensors, 3)} {'was' if len(tensors) == 1 else 'were'} {perhaps}"
+                f"initialised at random for each run (cosine between members {lowest:.2f}), while "
+                f"{len(matrices) - len(tensors)} other matrices are shared. Give every run the "
+                "same head: train it once (a linear probe), or start all from one saved base, as "
+                "`ladle sweep` does.",
+                tuple(others),
+                tuple(tensors),
+            )
+        )
+    return findings
 
 
 def _wrong_base(names: Sequence[str], matrices: Mapping[str, Geometry]) -> list[Finding]:
@@ -238,24 +248,27 @@ def _distances(geometry: Geometry, *, exact: bool) -> npt.NDArray[np.float64] | 
 
 
 def _astray(
-    names: Sequence[str], distances: npt.NDArray[np.float64], scale: float | None
+    names: Sequence[str], distances: npt.NDArray[np.float64], *, relative: bool
 ) -> list[Finding]:
-    """Members that are far from the start where the others are near. `scale` None: sizes alone."""
+    """Members that are far from the start where the others are near.
+
+    Where the distances are `relative` to the weights' norm, short ones are no matter.
+    """
     findings = []
     for i, name in enumerate(names):
         others = np.delete(distances, i)
         usual = float(np.median(others)) if len(others) > 1 else 0.0
-        far = usual > 0 and distances[i] > _FAR * usual
-        if not far or (scale is not None and distances[i] < _FAR_RELATIVE):
+        enough = _FAR_RELATIVE if relative else 0.0
+        if len(others) < 2 or distances[i] <= max(_FAR * usual, enough):
             continue
-        lost = scale is not None and distances[i] >= _LOST
-        share = "" if scale is None else f" ({distances[i]:.0%} of the weights' norm)"
+        share = f" ({distances[i]:.0%} of the weights' norm)" if relative else ""
+        times = f"{distances[i] / usual:.1f} times" if usual else "many times"
         findings.append(
             Finding(
-                "not soupable" if lost else "doubtful",
+                "not soupable" if relative and distances[i] >= _LOST else "doubtful",
                 "diverged",
-                f"{name} is {distances[i] / usual:.1f} times as far from the start as the others"
-                f"{share}: its learning rate was too high, or its training too long. Leave it out.",
+                f"{name} is {times} as far from the start as the others{share}: its learning rate was too "
+                "high, or its training too long. Leave it out.",
                 (name,),
             )
         )

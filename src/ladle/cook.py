@@ -79,7 +79,7 @@ def cook(
         LadleError: see the recipe, the evaluation and the merge.
     """
     kitchen = kitchen or Kitchen()
-    check_output([one.checkpoint.path for one in pool], output, overwrite=kitchen.overwrite)
+    check_output(pool, output, overwrite=kitchen.overwrite)
     check_room(_existing(output.resolve().parent), room_for(pool))
     with claimed(output) as work:
         if (output / _STORE).is_file() and not (work / _STORE).exists():

@@ -225,7 +225,7 @@ def test_nan_is_named_with_file_and_tensor_and_leaves_nothing(pair: Path) -> Non
             ["average", "a.safetensors", "./a.safetensors", "--weights", "0.5,0.5", "-o", "s"],
             "2 numbers for 1 checkpoints",
         ),
-        (["average", ".", "-o", "s"], "several weights files"),
+        (["average", ".", "-o", "s"], "the output s and the input . would mix"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -406,3 +407,74 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         2,
         "ladle: --rank is for LoRA adapters, and these are none; leave it out\n",
     )
+
+
+# A task whose classes are what the mean of two adapters says, as a file of one's own.
+TASK = """
+import sys
+
+import numpy as np
+import torch
+
+sys.path.insert(0, {tests!r})
+
+from ladle.predictions import accuracy
+from ladle.tasks import Split
+from soup.test_adapter_soups import bert
+
+IDS = torch.randint(0, 50, (400, 12), generator=torch.Generator().manual_seed(3))
+LABELS = np.load({labels!r})
+
+
+class Judged:
+    name, metric, digest = "judged", accuracy, "judged-1"
+    rows = {{"dev": slice(0, 200), "test": slice(200, 400)}}
+    splits = {{
+        "dev": Split("dev", "held-out", LABELS[:200], "dev"),
+        "test": Split("test", "test", LABELS[200:], "test"),
+    }}
+
+    def build(self):
+        return bert()
+
+    def predict(self, model, split, *, device, batch_size, advance=lambda n: None):
+        return model(IDS[self.rows[split]].to(device)).logits.float().cpu().numpy()
+
+
+task = Judged()
+"""
+
+
+def test_adapters_are_cooked_on_their_base(tmp_path: Path) -> None:
+    """The soup of the two that made the labels is right everywhere, and found by greedy."""
+    config = {"r": 4, "target_modules": ["query", "value"], "lora_alpha": 32}
+    paths = adapters(tmp_path, bert, [config] * 2)
+    ids = torch.randint(0, 50, (400, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        labels = by_hand(paths, [0.5, 0.5], bert)(ids).logits.argmax(1).numpy()
+    np.save(tmp_path / "labels.npy", labels)
+    tests = str(Path(__file__).parent.parent)
+    task = TASK.format(tests=tests, labels=str(tmp_path / "labels.npy"))
+    (tmp_path / "task.py").write_text(task)
+    bert().save_pretrained(tmp_path / "base")
+    command = [sys.executable, "-m", "ladle", "cook", *map(str, paths)]
+    command += ["--task", f"{tmp_path}/task.py:task", "-o", str(tmp_path / "soup")]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "ladle: an adapter is no model without its base; give it with --base\n",
+    )
+    command += ["--base", str(tmp_path / "base"), "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [one["weight"] for one in document["soup"]["ingredients"]] == [0.5, 0.5]
+    scores = {
+        row["model"]: row["value"] for row in document["evaluations"] if row["split"] == "test"
+    }
+    assert scores["greedy soup"] > 0.99 > max(scores["run0"], scores["run1"], scores["base"])
+    # What was written is the adapter, and PEFT gets the same out of it.
+    found = peft.PeftModel.from_pretrained(bert(), tmp_path / "soup").eval()
+    with torch.no_grad():
+        said_by_it = found(ids[200:]).logits.argmax(1).numpy()
+    assert float((said_by_it == labels[200:]).mean()) == scores["greedy soup"]

@@ -267,8 +267,8 @@ def _astray(
             Finding(
                 "not soupable" if relative and distances[i] >= _LOST else "doubtful",
                 "diverged",
-                f"{name} is {times} as far from the start as the others{share}: its learning rate was too "
-                "high, or its training too long. Leave it out.",
+                f"{name} is {times} as far from the start as the others{share}: its learning rate "
+                "was too high, or its training too long. Leave it out.",
                 (name,),
             )
         )

@@ -48,7 +48,7 @@ def command(
     recipe = "uniform" if weights is None else "weighted"
     soup = Soup(pool, merge, recipe=recipe, integers=integers)
     called = shlex.join(["ladle", *sys.argv[1:]])
-    check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    check_output(pool, output, overwrite=overwrite)
     write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank)
     check_rank(pool, rank)
     if not dry_run:

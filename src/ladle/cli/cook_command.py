@@ -16,7 +16,7 @@ from ladle.errors import BadInput
 if TYPE_CHECKING:
     from ladle.cook import OpenEvaluate, Recipe
     from ladle.evaluate import BlackBox, Evaluator, Store
-    from ladle.soup import Ingredient
+    from ladle.soup import Ingredient, Pool
 
 
 @click.command("cook")
@@ -62,7 +62,6 @@ def command(
     """
     from ladle.cook import Kitchen, cook
     from ladle.report import verdict
-    from ladle.soup import is_adapter, with_base
     from ladle.soup.output import WriteOptions, check_output, check_rank, is_file_output
 
     if (task is None) == (score is None):
@@ -72,10 +71,14 @@ def command(
             "--model goes with --score, --metric and --mode with --score or --top-k; a task brings "
             "its own metric"
         )
+    if score is not None and bn == "recalibrate":
+        raise BadInput("--bn recalibrate needs the training data of a --task")
     chosen = _recipe(recipe, strict=strict, integers=integers)
     pool = opening.pool(inputs)
-    check_output([one.checkpoint.path for one in pool], output, overwrite=overwrite)
+    check_output(pool, output, overwrite=overwrite)
     check_rank(pool, rank)
+    start = _base(base, inputs)
+    pool = _models(pool, start, task)
     open_evaluate = (
         _task_evaluate(task, device, batch_size)
         if task is not None
@@ -88,12 +91,6 @@ def command(
         else:
             screen.say(f"would cook a {recipe} soup from {len(pool)} checkpoints into {output}")
         return
-    start = _base(base, inputs)
-    if any(is_adapter(one.checkpoint) for one in pool):
-        if start is None and task is not None:
-            raise BadInput("an adapter is no model without its base; give it with --base")
-        if start is not None:
-            pool = with_base(pool, start.checkpoint)
     kitchen = Kitchen(
         base=start,
         write=WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank),
@@ -118,6 +115,17 @@ def command(
         screen.say("")
         for sentence in verdict(output):
             screen.say(sentence)
+
+
+def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
+    """The pool as a task can judge it: adapters on their base."""
+    from ladle.soup import is_adapter, with_base
+
+    if base is not None:
+        return with_base(pool, base.checkpoint)
+    if task is not None and any(is_adapter(one.checkpoint) for one in pool):
+        raise BadInput("an adapter is no model without its base; give it with --base")
+    return pool
 
 
 def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:

@@ -15,7 +15,7 @@ from ladle.errors import BadInput
 @click.option("--task", required=True, metavar="TASK", help="A name, a .toml file, FILE.py:NAME.")
 @click.option("--split", "splits", multiple=True, help="Only this one; may be repeated.")
 @click.option("--ensemble", "with_ensemble", is_flag=True, help="And the mean of their logits.")
-@click.option("--base", type=click.Path(path_type=Path), help="What LoRA adapters go onto.")
+@options.base
 @options.seed
 @options.device
 @options.batch_size

@@ -60,7 +60,7 @@ base = click.option(
     "--base",
     type=click.Path(path_type=Path),
     callback=home,
-    help="What the ingredients were fine-tuned from.",
+    help="What the checkpoints were fine-tuned from; LoRA adapters are judged on it.",
 )
 dtype = click.option(
     "--dtype",

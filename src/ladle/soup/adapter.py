@@ -73,7 +73,7 @@ def with_base(pool: Pool, base: Checkpoint) -> Pool:
 def _on(one: Ingredient, base: Checkpoint) -> Ingredient:
     if not isinstance(one.checkpoint, AdapterCheckpoint):
         return one
-    return Ingredient(one.name, Applied(base, one.checkpoint), one.facts)
+    return Ingredient(one.name, Applied(base, one.checkpoint), one.facts, one.found_in)
 
 
 def write_adapter(

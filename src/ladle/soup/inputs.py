@@ -20,11 +20,25 @@ from ladle.checkpoint import (
 )
 from ladle.errors import BadInput, UnreadableCheckpoint
 from ladle.merge.slices import read_bytes, slices
-from ladle.runs import Choice, Member, choose, facts_in, find_members, natural
+from ladle.runs import Choice, Facts, Member, choose, facts_in, find_members, natural
 from ladle.soup.pool import Ingredient, Pool
 
 _SAMPLED_TENSORS = 32
 _SAMPLED_ELEMENTS = 64
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A member and its checkpoint; `found_in` is the folder that was looked into for it."""
+
+    member: Member
+    checkpoint: Checkpoint
+    found_in: Path | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the records beside the file say, and what the file itself says."""
+        return self.member.facts.over(facts_in(self.checkpoint.envelope.values))
 
 
 @dataclass(frozen=True)
@@ -72,29 +86,22 @@ def gather(
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     remarks: list[str] = []
-    opened: list[tuple[Member, Checkpoint]] = []
+    opened: list[_Opened] = []
     for one in given:
         named = _named(one, alone=len(given) == 1)
         if named is None:
             opened += _found(located(one), use_ema, remarks)
         else:
-            opened += [(member, open_checkpoint(member.path, use_ema=use_ema)) for member in named]
+            opened += [_Opened(m, open_checkpoint(m.path, use_ema=use_ema)) for m in named]
     kept, said = choose(
-        [
-            (
-                member.run,
-                member.facts.over(facts_in(checkpoint.envelope.values)),
-                (member, checkpoint),
-            )
-            for member, checkpoint in _once(opened, remarks)
-        ],
-        choice or Choice(),
+        [(one.member.run, one.facts, one) for one in _once(opened, remarks)], choice or Choice()
     )
     remarks += said
-    names = _names([member for _, _, (member, _) in kept])
+    chosen = [one for _, _, one in kept]
+    names = _names([one.member for one in chosen])
     ingredients = tuple(
-        Ingredient(name, checkpoint, facts)
-        for name, (_, facts, (_, checkpoint)) in zip(names, kept, strict=True)
+        Ingredient(name, one.checkpoint, one.facts, one.found_in)
+        for name, one in zip(names, chosen, strict=True)
     )
     averages = [one.name for one in ingredients if one.checkpoint.envelope.is_ema]
     if averages:
@@ -123,7 +130,7 @@ def _named(given: str | Path, *, alone: bool) -> list[Member] | None:
     raise BadInput(f"{path} does not exist; check the path")
 
 
-def _found(folder: Path, use_ema: bool, remarks: list[str]) -> Iterator[tuple[Member, Checkpoint]]:
+def _found(folder: Path, use_ema: bool, remarks: list[str]) -> Iterator[_Opened]:
     """What is in a folder and can be read: a training that still runs may be writing there."""
     found = find_members(folder)
     remarks += found.remarks
@@ -137,7 +144,7 @@ def _found(folder: Path, use_ema: bool, remarks: list[str]) -> Iterator[tuple[Me
     remarks += [f"left out: {refusal}" for refusal in refusals]
     for member, answer in answers:
         if not isinstance(answer, UnreadableCheckpoint):
-            yield member, answer
+            yield _Opened(member, answer, None if member.path == folder else folder)
 
 
 def _readable(member: Member, use_ema: bool) -> Checkpoint | UnreadableCheckpoint:
@@ -166,14 +173,13 @@ def _is_unfinished(path: Path) -> bool:
     return path.suffix == ".part" or path.parent.suffix == ".part"
 
 
-def _once(
-    opened: Sequence[tuple[Member, Checkpoint]], remarks: list[str]
-) -> list[tuple[Member, Checkpoint]]:
+def _once(opened: Sequence[_Opened], remarks: list[str]) -> list[_Opened]:
     """Each model once: links to the same files and equal tensors count as one."""
-    kept: list[tuple[Member, Checkpoint]] = []
+    kept: list[_Opened] = []
     by_files: dict[object, Member] = {}
-    by_sample: dict[bytes, list[tuple[Member, Checkpoint]]] = {}
-    for member, checkpoint in opened:
+    by_sample: dict[bytes, list[_Opened]] = {}
+    for one in opened:
+        member, checkpoint = one.member, one.checkpoint
         # Links of both kinds lead to one inode; two state dicts of one file are two models.
         places = tuple(_place(file) for file in checkpoint.files)
         link = by_files.setdefault((places, checkpoint.envelope.key), member)
@@ -181,12 +187,13 @@ def _once(
             remarks.append(f"{member.path} is {link.path} again, and counts once")
             continue
         alike = by_sample.setdefault(_sample(checkpoint), [])
-        twin = next((one for one, other in alike if _same_tensors(other, checkpoint)), None)
+        twin = next((o for o in alike if _same_tensors(o.checkpoint, checkpoint)), None)
         if twin is not None:
-            remarks.append(f"{member.path} holds the same tensors as {twin.path}; they count once")
+            first = twin.member.path
+            remarks.append(f"{member.path} holds the same tensors as {first}; they count once")
             continue
-        alike.append((member, checkpoint))
-        kept.append((member, checkpoint))
+        alike.append(one)
+        kept.append(one)
     return kept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from ladle.files import (
 from ladle.merge import with_dtype
 from ladle.soup.adapter import WrittenAdapter, is_adapter, write_adapter
 from ladle.soup.card import model_card
-from ladle.soup.pool import Pool
+from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.record import provenance, record
 from ladle.soup.soup import Soup
 
@@ -61,23 +61,24 @@ def record_of(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
 
-def check_output(soup_paths: list[Path], output: Path, *, overwrite: bool) -> None:
+def check_output(pool: Iterable[Ingredient], output: Path, *, overwrite: bool) -> None:
     """Check that writing `output` loses nothing, before any work is done.
 
     Raises:
         OutputExists: it exists, and may not be replaced.
-        BadInput: it or its `.part` is, holds, or lies in one of the ingredients.
+        BadInput: it or its `.part` is, holds, or lies in one of the ingredients, or in the folder
+            in which they were found, where it would be found as one of them.
     """
     if re.match(r"\w{2,}:/", str(output)):
         raise BadInput(f"{output} is a URL; write to a local --output and copy it there")
+    paths = {one.checkpoint.path for one in pool} | {one.found_in for one in pool if one.found_in}
     for place in (output.resolve(), part_of(output.resolve())):
-        for path in soup_paths:
+        for path in sorted(paths, key=str):
             source = path.resolve()
             inside = path.is_dir() and source in place.parents
             if place == source or place in source.parents or inside:
                 raise BadInput(
-                    f"the output {output} and the ingredient {path} would mix; name another "
-                    "--output"
+                    f"the output {output} and the input {path} would mix; name another --output"
                 )
     if output.suffix in _MISTAKEN_SUFFIXES and not is_file_output(output):
         raise BadInput(
@@ -111,7 +112,7 @@ def save(
     advance: Advance = lambda nbytes: None,
 ) -> Path:
     """Write a soup that nobody evaluated: see `Soup.save`."""
-    check_output([one.checkpoint.path for one in soup.pool], output, overwrite=overwrite)
+    check_output(soup.pool, output, overwrite=overwrite)
     with claimed(output) as work:
         if (work / "ladle.sqlite").exists():
             raise OutputExists(

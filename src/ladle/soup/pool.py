@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from ladle.checkpoint import Checkpoint, Layout, TensorSpec, matched, renamed_as
 from ladle.checkpoint.dtypes import promote
@@ -22,6 +23,8 @@ class Ingredient:
     name: str
     checkpoint: Checkpoint
     facts: Facts = field(default_factory=Facts, compare=False)
+    found_in: Path | None = field(default=None, compare=False)
+    """The folder that was looked into for it, if it was not named itself."""
     _digest: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ladle.recipes import greedy as greedy
     from ladle.recipes import uniform as uniform
     from ladle.report import write_report as write_report
+    from ladle.runs import Choice as Choice
     from ladle.soup import Pool as Pool
     from ladle.soup import Soup as Soup
     from ladle.soup import Tasting as Tasting
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Checkpoint": "checkpoint",
+    "Choice": "runs",
     "Evaluator": "evaluate",
     "ImageClassification": "tasks",
     "LadleError": "errors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import sys
 from collections.abc import Iterator
@@ -152,3 +153,21 @@ def test_damaged_indexes(
     index = save_shards(tmp_path_factory.getbasetemp() / "shards", state())
     index.write_bytes(damaged(index.read_bytes(), what))
     opens_or_is_refused(index)
+
+
+@MANY
+@given(what=damages(), which=st.sampled_from(["adapter_config.json", "adapter_model.safetensors"]))
+def test_damaged_adapters(
+    what: list[tuple[str, float, bytes]], which: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzzed-adapter"
+    folder.mkdir(exist_ok=True)
+    factors = {"lora_A.weight": torch.ones(2, 3), "lora_B.weight": torch.ones(4, 2)}
+    save_file(
+        {f"base_model.model.layer.{name}": tensor for name, tensor in factors.items()},
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"layer": 2}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / which).write_bytes(damaged((folder / which).read_bytes(), what))
+    opens_or_is_refused(folder)

@@ -395,3 +395,22 @@ def test_a_broken_list_is_one_sentence(
         gather(models)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_named_is_known_too(trained: Path) -> None:
+    """`out/checkpoint-*`, as a shell would give it."""
+    paths = sorted(trained.glob("checkpoint-*"))
+    found = gather(paths, choice=Choice(last=2)).ingredients
+    assert {one.name for one in found} == {"checkpoint-8", "checkpoint-12"}
+    best = gather(str(trained / "checkpoint-*"), choice=Choice(top_k=1, metric="eval_loss"))
+    assert len(best.ingredients) == 1
+
+
+def test_archives_of_something_else_are_no_checkpoints(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "features.npz", np.zeros(3))
+    torch.save(small_state(), tmp_path / "epoch_3.pt")
+    found = gather(tmp_path)
+    assert steps_of(found) == [("epoch_3.pt", 3)]
+    assert found.remarks == ()

@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_task import PointsTask
 
 import ladle
 from ladle.errors import BadInput
 from ladle.sweep import Constant, Space, sweep
 from ladle.tasks import Trainable
+from toy_task import PointsTask
 
 SPACE = Space(lr=Constant(0.05), epochs=Constant(2), batch_size=Constant(16))
 

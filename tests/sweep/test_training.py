@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from toy_task import PointsTask
 
 from ladle.errors import BadTask, LadleError
 from ladle.sweep.finetune import _rate, finetune
 from ladle.sweep.probe import linear_probe
 from ladle.sweep.space import Run
+from toy_task import PointsTask
 
 RUN = Run(
     lr=0.05, weight_decay=0.01, epochs=3, label_smoothing=0.1, dropout=None, augmentation=0.5,

@@ -8,7 +8,10 @@ from pathlib import Path
 from ladle.checkpoint.base import Checkpoint
 from ladle.errors import BadInput
 
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx"}
+_WEIGHTS = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".distcp", ".pkl", ".h5", ".msgpack",
+    ".onnx",
+}  # fmt: skip
 _IN_MODEL_FOLDERS = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}
 _OF_TRAINING = {
     "trainer_state.json",
@@ -16,6 +19,8 @@ _OF_TRAINING = {
     "eval_results.json",
     "train_results.json",
     "run.json",
+    "summary.csv",
+    "metrics.csv",
 }
 _OF_OUTPUTS = {"soup.json", "evaluations.jsonl", "report.html", "ladle.sqlite", "README.md"}
 
@@ -63,5 +68,6 @@ def _is_part_of_model(file: Path) -> bool:
         file.name.startswith(".")
         or file.suffix in _WEIGHTS
         or file.name.endswith(".index.json")
+        or ".tfevents." in file.name
         or file.name in _OF_TRAINING | _OF_OUTPUTS
     )

@@ -32,9 +32,10 @@ def command(
 
     With --base: how far each went from it, and the angles between them.
     """
-    ingredients = opening.gather(inputs).ingredients
+    gathered = opening.gather(inputs)
+    ingredients = gathered.ingredients
     found = [_facts(one) for one in ingredients]
-    document: dict[str, Any] = {"checkpoints": found}
+    document: dict[str, Any] = {"checkpoints": found, "remarks": list(gathered.remarks)}
     if base is not None:
         document["geometry"] = _geometry(ingredients, base, by_tensor=tensors)
     if as_json:

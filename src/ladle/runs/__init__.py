@@ -3,7 +3,17 @@
 from ladle.runs.base import Facts, Found, Member
 from ladle.runs.choice import Choice, choose
 from ladle.runs.facts import facts_in
-from ladle.runs.find import find_members
+from ladle.runs.find import find_members, member_at
 from ladle.runs.layouts import natural
 
-__all__ = ["Choice", "Facts", "Found", "Member", "choose", "facts_in", "find_members", "natural"]
+__all__ = [
+    "Choice",
+    "Facts",
+    "Found",
+    "Member",
+    "choose",
+    "facts_in",
+    "find_members",
+    "member_at",
+    "natural",
+]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ladle.checkpoint import holds_weights
-from ladle.runs.base import Found, Member
-from ladle.runs.layouts import LAYOUTS, natural, side_by_side
+from ladle.errors import BadInput
+from ladle.runs.base import Facts, Found, Member
+from ladle.runs.layouts import LAYOUTS, natural, side_by_side, step_in
 from ladle.runs.listing import listed
 
 _DEPTH = 5
@@ -19,9 +20,27 @@ def find_members(folder: Path) -> Found:
     with weights of its own is one checkpoint; weights side by side are one each.
 
     Raises:
-        BadInput: a list of members is broken.
+        BadInput: a list of members is broken, or a folder cannot be read.
     """
-    return _found(folder, _DEPTH)
+    try:
+        return _found(folder, _DEPTH)
+    except OSError as error:
+        place = error.filename or folder
+        raise BadInput(f"{place} cannot be read ({error.strerror or error}); check it") from error
+
+
+def member_at(path: Path) -> Member:
+    """What is known about a checkpoint that was named, from what lies beside it."""
+    for layout in (listed, *LAYOUTS):
+        try:
+            found = layout(path.parent) if path.parent.is_dir() else None
+        except (BadInput, OSError):  # It was not asked for.
+            continue
+        for member in found.members if found else ():
+            if member.path == path:
+                return member
+    run = path if path.is_dir() else path.parent
+    return Member(path, run, Facts(step_in(path.name)))
 
 
 def _found(folder: Path, depth: int) -> Found:

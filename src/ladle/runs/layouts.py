@@ -32,6 +32,10 @@ _NO_MODEL = re.compile(
 """Beginnings of the names of files that hold no model, or not yet all of one."""
 
 
+_ARCHIVES = (".zip", ".npz", ".jar", ".whl", ".docx", ".xlsx")
+"""Zip files, as torch's are, that hold something else."""
+
+
 def natural(text: object) -> list[tuple[int, int, str]]:
     """Sort key that puts step-9 before step-10."""
     pieces = re.split(r"([0-9]+)", str(text))
@@ -195,7 +199,8 @@ def side_by_side(folder: Path) -> Found | None:
     files = [
         path
         for path in sorted(folder.iterdir(), key=natural)
-        if is_weights_file(path)
+        if path.suffix not in _ARCHIVES
+        and is_weights_file(path)
         and not path.name.startswith(".")
         and not _NO_MODEL.match(path.name)
     ]
@@ -203,16 +208,19 @@ def side_by_side(folder: Path) -> Found | None:
     remarks = (
         (f"left out: {shards[0]} and other shards, for want of their index",) if shards else ()
     )
-    members = []
-    for path in files:
-        if path not in shards:
-            found = _NUMBERED.search(path.name)
-            step = int(found.group(1) or found.group(2)) if found else None
-            members.append(Member(path, folder, Facts(step)))
+    members = [
+        Member(path, folder, Facts(step_in(path.name))) for path in files if path not in shards
+    ]
     whole = _whole(members)
     if not whole.members and not remarks:
         return None
     return Found(whole.members, (*whole.remarks, *remarks))
+
+
+def step_in(name: str) -> int | None:
+    """The number after `epoch`, `step` and their like in a file's name."""
+    found = _NUMBERED.search(name)
+    return int(found.group(1) or found.group(2)) if found else None
 
 
 LAYOUTS: tuple[Layout, ...] = (

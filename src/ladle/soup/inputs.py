@@ -20,7 +20,7 @@ from ladle.checkpoint import (
 )
 from ladle.errors import BadInput, UnreadableCheckpoint
 from ladle.merge.slices import read_bytes, slices
-from ladle.runs import Choice, Facts, Member, choose, facts_in, find_members, natural
+from ladle.runs import Choice, Facts, Member, choose, facts_in, find_members, member_at, natural
 from ladle.soup.pool import Ingredient, Pool
 
 _SAMPLED_TENSORS = 32
@@ -119,13 +119,13 @@ def _named(given: str | Path, *, alone: bool) -> list[Member] | None:
     if path.is_dir():
         # With others beside it, a folder with weights is one of several models; alone, it is
         # looked into, for a soup of one is none.
-        return None if alone or not holds_weights(path) else [Member(path, path)]
+        return None if alone or not holds_weights(path) else [member_at(path)]
     if path.exists():
-        return [Member(path, path)]
+        return [member_at(path)]
     if any(character in str(given) for character in "*?["):
         usable = sorted((match for match in _matches(path) if _is_ingredient(match)), key=natural)
         if usable:
-            return [Member(match, match) for match in usable]
+            return [member_at(match) for match in usable]
         raise BadInput(f"no checkpoint matches {str(given)!r}; check the pattern")
     raise BadInput(f"{path} does not exist; check the path")
 

@@ -26,7 +26,7 @@ _NOT_SOUPABLE = 3
 @options.always
 def command(
     inputs: tuple[str, ...],
-    base: Path | None,
+    base: str | Path | None,
     task: str | None,
     seed: int,
     device: str,

@@ -40,7 +40,7 @@ def command(
     model: str | None,
     recipe: str,
     strict: bool,
-    base: Path | None,
+    base: str | Path | None,
     output: Path,
     overwrite: bool,
     dry_run: bool,
@@ -188,7 +188,7 @@ def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> 
     return open_evaluate
 
 
-def _base(given: Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
+def _base(given: str | Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
     from ladle.checkpoint import open_checkpoint
     from ladle.soup import Ingredient
 

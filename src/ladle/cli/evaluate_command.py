@@ -25,7 +25,7 @@ def command(
     task: str,
     splits: tuple[str, ...],
     with_ensemble: bool,
-    base: Path | None,
+    base: str | Path | None,
     seed: int,
     device: str,
     batch_size: int,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.always
 def command(
     inputs: tuple[str, ...],
-    base: Path | None,
+    base: str | Path | None,
     tensors: bool,
     opening: options.Opening,
     as_json: bool,
@@ -88,14 +88,23 @@ def _show(facts: dict[str, Any]) -> None:
         "a soup": "yes, made by ladle" if "ladle" in facts["metadata"] else "",
         "step": "" if facts["step"] is None else str(facts["step"]),
         "metrics": ", ".join(f"{name} {value:.6g}" for name, value in facts["metrics"].items()),
+        "settings": _settings(facts["hyperparameters"]),
     }
     for name, value in rows.items():
         if value:
             screen.say(f"  {name:<11} {value}")
 
 
+def _settings(hyperparameters: dict[str, Any]) -> str:
+    """Those that are set, as far as a line has room; --json has all."""
+    plain = (bool, int, float, str)
+    shown = [f"{n} {v}" for n, v in hyperparameters.items() if isinstance(v, plain) and v != ""]
+    line = ", ".join(shown)
+    return line if len(line) <= 100 else line[:97].rpartition(",")[0] + ", ..."
+
+
 def _geometry(
-    ingredients: tuple[Ingredient, ...], base: Path, *, by_tensor: bool
+    ingredients: tuple[Ingredient, ...], base: str | Path, *, by_tensor: bool
 ) -> dict[str, Any]:
     from ladle.checkpoint import open_checkpoint
     from ladle.soup import Pool

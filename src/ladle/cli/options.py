@@ -30,6 +30,13 @@ def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
     return number
 
 
+def place(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | Path | None:
+    """A path whose ~ no shell has replaced, or a URL as it is."""
+    return value if value is None or "://" in value else Path(value).expanduser()
+
+
 def home(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
     """A path whose ~ no shell has replaced, as in --output=~/soup."""
     return None if value is None else value.expanduser()
@@ -58,8 +65,8 @@ task = click.option(
 )
 base = click.option(
     "--base",
-    type=click.Path(path_type=Path),
-    callback=home,
+    metavar="CKPT",
+    callback=place,
     help="What the checkpoints were fine-tuned from; LoRA adapters are judged on it.",
 )
 dtype = click.option(

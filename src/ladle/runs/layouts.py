@@ -62,7 +62,11 @@ def step_folders(folder: Path) -> Found | None:
     ]
     remarks = [f"left out: {path} holds no weights" for _, path in steps if not holds_weights(path)]
     if holds_weights(folder):
-        members.append(Member(folder, folder, _trainer_facts(folder, None)))
+        facts = _trainer_facts(folder, None)
+        end = json_of(steps[-1][1] / "trainer_state.json")
+        if facts.step is None and isinstance(end, dict) and isinstance(end.get("max_steps"), int):
+            facts = Facts(end["max_steps"]).over(facts)
+        members.append(Member(folder, folder, facts))
     return Found(tuple(members), tuple(remarks))
 
 
@@ -104,7 +108,7 @@ def timm(folder: Path) -> Found | None:
 def lightning(folder: Path) -> Found | None:
     """`ModelCheckpoint` of Lightning: `epoch=1-step=8.ckpt`, `last.ckpt`, or names of one's own."""
     paths = sorted(folder.glob("*.ckpt"), key=natural)
-    if not any(path.is_file() for path in paths):
+    if not paths:
         return None
     run = folder.parent if folder.name == "checkpoints" else folder
     rows = rows_of(run / "metrics.csv")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ladle.checkpoint import Checkpoint
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import LayoutMismatch
-from ladle.merge.slices import read_numbers, slices
+from ladle.merge.slices import SLICE, read_numbers, slices
 from ladle.soup.pool import Pool
 
 
@@ -101,7 +101,8 @@ def tensor_geometry(
     k = len(pool)
     gram, squares, base_square, bad = np.zeros((k, k)), np.zeros(k), 0.0, np.zeros(k, np.int64)
     spec = pool.layout.tensors[name]
-    for start, stop in slices(spec):
+    # Fewer elements of many ingredients, so that memory does not grow with their number.
+    for start, stop in slices(spec, SLICE // max(1, k // 8)):
         origin = read_numbers(base, name, start, stop).astype(np.float64)
         vectors = np.empty((k, stop - start))
         for i, one in enumerate(pool):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ladle.checkpoint import Checkpoint, MemoryCheckpoint, open_checkpoint
+from ladle.checkpoint import Checkpoint, MemoryCheckpoint, open_checkpoint, renamed_as
 from ladle.errors import UnreadableCheckpoint
 from states import State, data_of, generator, read, save_shards
 
@@ -85,6 +88,37 @@ def as_folder_of_bin(folder: Path, state: State) -> Checkpoint:
     return open_checkpoint(folder)
 
 
+def as_shards_of_bin(folder: Path, state: State) -> Checkpoint:
+    names = sorted(state)
+    weight_map = {}
+    for i in range(3):
+        file = f"pytorch_model-{i + 1:05d}-of-00003.bin"
+        torch.save({name: state[name] for name in names[i::3]}, folder / file)
+        weight_map |= dict.fromkeys(names[i::3], file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return open_checkpoint(folder)
+
+
+def as_training(folder: Path, state: State) -> Checkpoint:
+    optimizer = {"state": {0: {"m": torch.ones(5)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"epoch": 3, "optimizer": optimizer, "model": {"module": state}, "loss": 0.1}
+    torch.save(content, folder / "last.ckpt")
+    return open_checkpoint(folder / "last.ckpt")
+
+
+def as_prefixed(folder: Path, state: State) -> Checkpoint:
+    torch.save({f"module._orig_mod.{n}": t for n, t in state.items()}, folder / "one.pth")
+    return renamed_as(open_checkpoint(folder / "one.pth"), state)
+
+
+def as_distributed(folder: Path, state: State) -> Checkpoint:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.save({"model": state}, checkpoint_id=str(folder / "step-1"), no_dist=True)
+    return open_checkpoint(folder / "step-1")
+
+
 def as_memory(folder: Path, state: State) -> Checkpoint:
     return MemoryCheckpoint(folder / "live", state)
 
@@ -96,6 +130,10 @@ ON_DISK = [
     as_folder_of_shards,
     as_torch_file,
     as_folder_of_bin,
+    as_shards_of_bin,
+    as_training,
+    as_prefixed,
+    as_distributed,
 ]
 Save = Callable[[Path, State], Checkpoint]
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
 
 import ladle
 from ladle.checkpoint import open_checkpoint
@@ -146,7 +146,10 @@ def test_a_soup_is_the_mean_and_goes_back_into_torch(tmp_path: Path) -> None:
         dcp_to_torch_save(folder, tmp_path / f"{i}.pt")
         states.append(torch.load(tmp_path / f"{i}.pt", weights_only=True)["model"])
     ladle.uniform(ladle.open(folders)).save(tmp_path / "soup.pt")
-    found = torch.load(tmp_path / "soup.pt", weights_only=True)
+    # Back into a distributed checkpoint, and from there into a training's state dict.
+    torch_save_to_dcp(tmp_path / "soup.pt", tmp_path / "soup")
+    found = {name: torch.full_like(tensor, 7) for name, tensor in state().items()}
+    dcp.load({"model": found}, checkpoint_id=str(tmp_path / "soup"), no_dist=True)
     for name, tensor in found.items():
         wanted = sum(one[name].double() for one in states) / 3
         assert torch.equal(tensor, wanted.to(tensor.dtype))

@@ -25,7 +25,7 @@ import ladle
 from ladle.runs import Choice
 from ladle.soup import Gathered, gather
 from ladle.sweep import Space, sweep
-from states import small_state
+from states import same_bits, small_state
 from toy_task import PointsTask
 
 DATA = Path(__file__).parent.parent / "data"
@@ -186,6 +186,11 @@ def test_accelerate(tmp_path: Path) -> None:
         accelerator.save_state()
     found = gather(tmp_path)
     assert steps_of(found) == [("checkpoint_0", 0), ("checkpoint_1", 1), ("checkpoint_2", 2)]
+    soup = ladle.uniform(ladle.open(tmp_path))
+    out = soup.save(tmp_path.with_name(tmp_path.name + "-soup"))
+    loaded = nn.Linear(3, 2)
+    accelerate.load_checkpoint_in_model(loaded, str(out))
+    assert same_bits(dict(loaded.state_dict()), soup.state_dict())
 
 
 def test_timm(tmp_path: Path) -> None:

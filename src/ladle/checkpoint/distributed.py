@@ -119,7 +119,8 @@ def read_distributed(metadata: Path, *, use_ema: bool = True) -> StoredCheckpoin
         files=tuple(sorted(files)),
         layout=Layout(tensors),
         regions=regions,
-        envelope=Envelope(is_ema=found.is_ema),
+        envelope=Envelope(found.key, is_ema=found.is_ema),
+        unhashed=frozenset({metadata}),  # It has the folder's name, and a number of each save.
     )
 
 

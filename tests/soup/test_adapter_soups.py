@@ -13,11 +13,11 @@ import numpy as np
 import peft
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ladle
+import tiny
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import Linear
@@ -27,37 +27,13 @@ from states import read
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, about models without a name
 
-IDS = torch.arange(24).view(2, 12) % 50
-
 
 def bert() -> Any:
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=16,
-        num_labels=3,
-        initializer_range=0.5,  # So that attention matters.
-    )
-    return transformers.BertForSequenceClassification(config).eval()
+    return tiny.bert(spread=0.5)
 
 
 def gpt2() -> Any:
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=50,
-        n_positions=16,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-        initializer_range=0.5,
-    )
-    return transformers.GPT2LMHeadModel(config).eval()
+    return tiny.gpt2(spread=0.5)
 
 
 class Convolutions(nn.Module):
@@ -78,7 +54,7 @@ def said(model: Any) -> torch.Tensor:
     with torch.no_grad():
         if any(isinstance(module, Convolutions) for module in model.modules()):
             return model(images)
-        return model(IDS).logits
+        return model(tiny.IDS).logits
 
 
 def adapters(

@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ladle
 from ladle.soup.output import WriteOptions, save
 from states import State
-
-IDS = torch.arange(24).view(2, 12) % 50
+from tiny import IDS, bert, gpt2
 
 
 def averaged(models: list[nn.Module]) -> State:
@@ -35,20 +34,6 @@ def averaged(models: list[nn.Module]) -> State:
         else torch.stack([s[name] for s in states]).amax(0)
         for name, tensor in states[0].items()
     }
-
-
-def bert(seed: int, **options: Any) -> Any:
-    torch.manual_seed(seed)
-    config = transformers.BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=16,
-        num_labels=3,
-    )
-    return transformers.BertForSequenceClassification(config).to(**options).eval()
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -83,21 +68,6 @@ def test_bert_in_bfloat16(tmp_path: Path) -> None:
     wanted = bert(99, dtype=torch.bfloat16)
     wanted.load_state_dict(averaged(models))
     assert torch.equal(logits(found.eval()), logits(wanted))
-
-
-def gpt2(seed: int) -> Any:
-    """Its output layer is tied to its embedding, and only one of the two is in the file."""
-    torch.manual_seed(seed)
-    config = transformers.GPT2Config(
-        vocab_size=50,
-        n_positions=16,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return transformers.GPT2LMHeadModel(config).eval()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "pt"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,8 +111,3 @@ def yaml_of(file: Path) -> Mapping[str, Any]:
     except yaml.YAMLError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Without NaN and infinity."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}

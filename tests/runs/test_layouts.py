@@ -96,6 +96,11 @@ def test_trainer(trained: Path) -> None:
     assert [one.facts.metrics["eval_loss"] for one in found.ingredients] == losses
 
 
+def test_a_finished_model_is_one_where_it_is_evaluated(trained: Path) -> None:
+    found = gather(trained, within=False)
+    assert [one.checkpoint.path for one in found.ingredients] == [trained]
+
+
 def test_trainer_choices(trained: Path) -> None:
     def chosen(**options: Any) -> list[str]:
         found = gather(trained, choice=Choice(**options))

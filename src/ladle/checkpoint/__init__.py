@@ -6,10 +6,17 @@ from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpe
 from ladle.checkpoint.location import is_local, located
 from ladle.checkpoint.memory import MemoryCheckpoint
 from ladle.checkpoint.naming import matched, renamed_as
-from ladle.checkpoint.open import holds_weights, is_weights_file, open_checkpoint, weights_in
+from ladle.checkpoint.open import (
+    SUFFIXES,
+    holds_weights,
+    is_weights_file,
+    open_checkpoint,
+    weights_in,
+)
 from ladle.checkpoint.side_files import side_files
 
 __all__ = [
+    "SUFFIXES",
     "AdapterCheckpoint",
     "Applied",
     "Bytes",

@@ -20,6 +20,9 @@ from ladle.foreign import offered
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+"""By which a file tells that it holds weights, before it is opened."""
+
 Reader = tuple[Callable[[Path], bool], Callable[[Path, bool], Checkpoint]]
 """What a reader is: whether a file is its own, and how to open it, with EMA weights or without."""
 

@@ -43,7 +43,7 @@ def command(
     from ladle.tasks import load_task
 
     find_device(device)
-    pool = opening.pool(inputs)
+    pool = opening.pool(inputs, within=False)
     if base is not None:
         pool = with_base(pool, open_checkpoint(base))
     found = load_task(task)

@@ -146,23 +146,25 @@ class Opening:
     metric: str | None
     mode: Literal["max", "min"] | None
 
-    def gather(self, inputs: tuple[str, ...], *, quietly: bool = False) -> Gathered:
+    def gather(
+        self, inputs: tuple[str, ...], *, quietly: bool = False, within: bool = True
+    ) -> Gathered:
         """The ingredients, layouts unseen; remarks go to the screen, or not if `quietly`."""
         from ladle.runs import Choice
         from ladle.soup import gather
 
         by_metric = (self.metric, self.mode) if self.top_k else (None, None)
         choice = Choice(self.last, self.min_step, self.max_step, self.top_k, *by_metric)
-        found = gather(inputs, use_ema=self.use_ema, choice=choice)
+        found = gather(inputs, use_ema=self.use_ema, choice=choice, within=within)
         for text in () if quietly else found.remarks:
             screen.remark(text)
         return found
 
-    def pool(self, inputs: tuple[str, ...]) -> Pool:
+    def pool(self, inputs: tuple[str, ...], *, within: bool = True) -> Pool:
         """The ingredients as a pool."""
         from ladle.soup import Pool
 
-        found = self.gather(inputs)
+        found = self.gather(inputs, within=within)
         return Pool.of(found.ingredients, found.remarks)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ladle.checkpoint import holds_weights, is_weights_file
+from ladle.checkpoint import SUFFIXES, holds_weights
 from ladle.runs.base import Facts, Found, Member
 from ladle.runs.facts import json_of, lines_of, numbers, parsed, rows_of, yaml_of
 
@@ -30,10 +30,6 @@ _NO_MODEL = re.compile(
     re.IGNORECASE,
 )
 """Beginnings of the names of files that hold no model, or not yet all of one."""
-
-
-_ARCHIVES = (".zip", ".npz", ".jar", ".whl", ".docx", ".xlsx")
-"""Zip files, as torch's are, that hold something else."""
 
 
 def natural(text: object) -> list[tuple[int, int, str]]:
@@ -203,8 +199,8 @@ def side_by_side(folder: Path) -> Found | None:
     files = [
         path
         for path in sorted(folder.iterdir(), key=natural)
-        if path.suffix not in _ARCHIVES
-        and is_weights_file(path)
+        if path.name.endswith(SUFFIXES)
+        and path.is_file()
         and not path.name.startswith(".")
         and not _NO_MODEL.match(path.name)
     ]

@@ -73,12 +73,14 @@ def gather(
     *,
     use_ema: bool = True,
     choice: Choice | None = None,
+    within: bool = True,
 ) -> Gathered:
     """The checkpoints that `inputs` lead to, whether or not they can be averaged.
 
     The order is that of `inputs`; a glob's matches and a folder's members are sorted, numbers by
     value. What lies in a folder and cannot be read is left out, as is what is there twice (links,
-    and checkpoints with the same tensors); remarks say so.
+    and checkpoints with the same tensors); remarks say so. A folder that has weights itself is one
+    checkpoint; given alone, it is looked into, unless `within` is False.
 
     Raises:
         BadInput: a path or glob leads to no checkpoint, or nothing is left to choose from.
@@ -88,7 +90,7 @@ def gather(
     remarks: list[str] = []
     opened: list[_Opened] = []
     for one in given:
-        named = _named(one, alone=len(given) == 1)
+        named = _named(one, alone=within and len(given) == 1)
         if named is None:
             opened += _found(located(one), use_ema, remarks)
         else:

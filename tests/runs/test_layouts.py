@@ -424,3 +424,30 @@ def test_archives_of_something_else_are_no_checkpoints(tmp_path: Path) -> None:
     found = gather(tmp_path)
     assert steps_of(found) == [("epoch_3.pt", 3)]
     assert found.remarks == ()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"epoch": [1], "step": {}, "run": 3}', b"a,b\n1\n"],
+)
+def test_records_that_are_garbage_hide_no_checkpoint(tmp_path: Path, garbage: bytes) -> None:
+    """Half-written, edited by hand, of another program: the weights are there all the same."""
+    names = {
+        "trainer/checkpoint-3/model.safetensors": ["trainer/checkpoint-3/trainer_state.json"],
+        "timm/checkpoint-1.pth.tar": ["timm/summary.csv", "timm/args.yaml"],
+        "lightning/checkpoints/epoch=1-step=2.ckpt": ["lightning/metrics.csv"],
+        "clip/checkpoints/epoch_1.pt": ["clip/params.txt", "clip/checkpoints/results.jsonl"],
+        "sweep/run-000/model.safetensors": ["sweep/run-000/run.json", "sweep/sweep.json"],
+        "soups/model_1.pt": ["soups/individual_model_results.jsonl", "soups/hparam_info.json"],
+    }
+    for seed, (weights, records) in enumerate(names.items()):
+        path = tmp_path / weights
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            save_file(small_state(seed), path)
+        else:
+            torch.save({"state_dict": small_state(seed)}, path)
+        for record in records:
+            (tmp_path / record).write_bytes(garbage)
+    found = gather(tmp_path)
+    assert len(found.ingredients) == len(names), found.remarks

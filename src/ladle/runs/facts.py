@@ -69,7 +69,7 @@ def lines_of(file: Path) -> Iterator[Mapping[str, Any]]:
     """The objects of a JSONL file, without broken lines."""
     try:
         text = file.read_text("utf-8")
-    except OSError:
+    except (OSError, ValueError):
         return
     for line in text.splitlines():
         try:

@@ -59,17 +59,15 @@ def step_folders(folder: Path) -> Found | None:
     remarks = [f"left out: {path} holds no weights" for _, path in steps if not holds_weights(path)]
     if holds_weights(folder):
         facts = _trainer_facts(folder, None)
-        end = json_of(steps[-1][1] / "trainer_state.json")
-        if facts.step is None and isinstance(end, dict) and isinstance(end.get("max_steps"), int):
-            facts = Facts(end["max_steps"]).over(facts)
+        end = _mapping(json_of(steps[-1][1] / "trainer_state.json")).get("max_steps")
+        if facts.step is None and isinstance(end, int):
+            facts = Facts(end).over(facts)
         members.append(Member(folder, folder, facts))
     return Found(tuple(members), tuple(remarks))
 
 
 def _trainer_facts(folder: Path, step: int | None) -> Facts:
-    state = json_of(folder / "trainer_state.json")
-    if not isinstance(state, dict):
-        return Facts(step)
+    state = _mapping(json_of(folder / "trainer_state.json"))
     if step is None and isinstance(state.get("global_step"), int):
         step = state["global_step"]
     metrics: dict[str, float] = {}
@@ -77,8 +75,7 @@ def _trainer_facts(folder: Path, step: int | None) -> Facts:
     for entry in history if isinstance(history, list) else ():
         if isinstance(entry, dict) and entry.get("step") == step:
             metrics |= numbers({k: v for k, v in entry.items() if str(k).startswith("eval_")})
-    parameters = state.get("trial_params")
-    return Facts(step, metrics, parameters if isinstance(parameters, dict) else {})
+    return Facts(step, metrics, _mapping(state.get("trial_params")))
 
 
 def timm(folder: Path) -> Found | None:
@@ -91,10 +88,10 @@ def timm(folder: Path) -> Found | None:
     others = [folder / f"{name}.pth.tar" for name in ("last", "model_best")]
     if not epochs and not any(path.is_file() for path in others):
         return None
-    rows = {row.get("epoch"): row for row in rows_of(folder / "summary.csv")}
+    rows = {str(row.get("epoch")): row for row in rows_of(folder / "summary.csv")}
     arguments = dict(yaml_of(folder / "args.yaml"))
     members = [
-        Member(path, folder, Facts(epoch, _measured(rows.get(epoch, {})), arguments))
+        Member(path, folder, Facts(epoch, _measured(rows.get(str(epoch), {})), arguments))
         for epoch, path in sorted(epochs.items())
     ]
     members += [Member(p, folder, Facts(None, {}, arguments)) for p in others if p.is_file()]
@@ -110,19 +107,21 @@ def lightning(folder: Path) -> Found | None:
     rows = rows_of(run / "metrics.csv")
     members = []
     for path in paths:
-        values = {name: parsed(value) for name, value in _NAMED_VALUE.findall(path.stem)}
+        values = numbers({n: parsed(value) for n, value in _NAMED_VALUE.findall(path.stem)})
         epoch, step = values.pop("epoch", None), values.pop("step", None)
-        measured: dict[str, Any] = {}
+        measured: dict[str, float] = {}
         for row in rows:
+            said = numbers(row)
             # Rows are numbered by the batch before which they were written, from 0.
             if (
                 epoch is not None
-                and row.get("epoch") == epoch
-                and row.get("step", 0) < (step or 1e18)
+                and said.get("epoch") == epoch
+                and said.get("step", 0) < (step or 1e18)
             ):
-                measured |= row
-        metrics = {**numbers(values), **_measured(measured)}
-        members.append(Member(path, run, Facts(step if step is not None else epoch, metrics)))
+                measured |= said
+        at = step if step is not None else epoch
+        facts = Facts(None if at is None else int(at), {**values, **_measured(measured)})
+        members.append(Member(path, run, facts))
     # Those with a step by step, then `last`, which knows its own.
     members.sort(key=lambda member: (member.facts.step is None, member.facts.step or 0))
     return _whole(members)
@@ -134,20 +133,18 @@ def open_clip(folder: Path) -> Found | None:
     params = folder.parent / "params.txt"
     if not names or not (params.is_file() or (folder / "results.jsonl").is_file()):
         return None
-    rows = {row.get("epoch"): row for row in lines_of(folder / "results.jsonl")}
+    rows = {str(row.get("epoch")): row for row in lines_of(folder / "results.jsonl")}
     arguments = {}
     if params.is_file():
-        for line in params.read_text("utf-8").splitlines():
+        for line in params.read_text("utf-8", errors="replace").splitlines():
             name, colon, value = line.partition(": ")
             if colon:
                 arguments[name] = parsed(value)
     members = []
     for path in sorted(names, key=natural):
-        number = _OPEN_CLIP.fullmatch(path.name)
-        epoch = parsed(number.group(1)) if number else None
-        facts = Facts(
-            epoch if isinstance(epoch, int) else None, _measured(rows.get(epoch, {})), arguments
-        )
+        # `epoch_latest.pt` tells its epoch itself.
+        epoch = step_in(path.name)
+        facts = Facts(epoch, _measured(rows.get(str(epoch), {})), arguments)
         members.append(Member(path, folder.parent, facts))
     return _whole(members)
 
@@ -159,16 +156,16 @@ def model_soups(folder: Path) -> Found | None:
     results = [
         row for place in beside for row in lines_of(place / "individual_model_results.jsonl")
     ]
-    known = [json_of(place / "hparam_info.json") for place in beside]
-    parameters: Mapping[str, Any] = next((one for one in known if isinstance(one, dict)), {})
+    known = [_mapping(json_of(place / "hparam_info.json")) for place in beside]
+    parameters = next((one for one in known if one), {})
     if not paths or not (results or parameters):
         return None
-    rows = {row.get("model_name"): row for row in results}
+    rows = {str(row.get("model_name")): row for row in results}
     members = [
         Member(
             path,
             path,
-            Facts(None, numbers(rows.get(path.stem, {})), parameters.get(path.stem) or {}),
+            Facts(None, numbers(rows.get(path.stem, {})), _mapping(parameters.get(path.stem))),
         )
         for path in paths
     ]
@@ -185,12 +182,8 @@ def ladle_sweep(folder: Path) -> Found | None:
         # A run that diverged has a record but no weights.
         if run.suffix != ".part" and holds_weights(run):
             record = json_of(run / "run.json")
-            settings = record.get("run") if isinstance(record, dict) else None
-            members.append(
-                Member(
-                    run, run, Facts(hyperparameters=settings if isinstance(settings, dict) else {})
-                )
-            )
+            settings = _mapping(_mapping(record).get("run"))
+            members.append(Member(run, run, Facts(hyperparameters=settings)))
     return Found(tuple(members))
 
 
@@ -232,6 +225,11 @@ LAYOUTS: tuple[Layout, ...] = (
     lightning,
 )
 """Asked in this order; the first that knows a folder tells what is in it."""
+
+
+def _mapping(content: object) -> Mapping[str, Any]:
+    """A record if it is one: what lies beside checkpoints may be anything."""
+    return content if isinstance(content, dict) else {}
 
 
 def _measured(row: Mapping[str, Any]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from ladle.checkpoint import open_checkpoint
 from ladle.errors import UnreadableCheckpoint
 from states import State, read, save_shards
 
-MANY = settings(max_examples=1000)
+MANY = settings(max_examples=700)
 
 
 def state() -> State:

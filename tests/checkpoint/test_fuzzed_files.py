@@ -20,6 +20,8 @@ from ladle.checkpoint import open_checkpoint
 from ladle.errors import UnreadableCheckpoint
 from states import State, read, save_shards
 
+pytestmark = pytest.mark.slow
+
 MANY = settings(max_examples=700)
 
 

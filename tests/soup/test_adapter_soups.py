@@ -337,6 +337,47 @@ def test_a_factor_without_its_partner_is_refused(tmp_path: Path) -> None:
         ladle.open(path)
 
 
+@pytest.mark.parametrize("rename", ["lora_A", "lora.down", "lora_down"])
+def test_factors_without_their_configuration_are_not_averaged(tmp_path: Path, rename: str) -> None:
+    """Their mean would be taken without a word, and be wrong."""
+    other = {"lora_A": "lora_B", "lora.down": "lora.up", "lora_down": "lora_up"}[rename]
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
+    files = []
+    for path in paths:
+        state = load_file(path / "adapter_model.safetensors")
+        files.append(tmp_path / f"{path.name}.safetensors")
+        renamed = {
+            name.replace("lora_A", rename).replace("lora_B", other): tensor
+            for name, tensor in state.items()
+        }
+        save_file(renamed, files[-1])
+    with pytest.raises(LayoutMismatch, match="the mean of factors is not the mean of changes"):
+        ladle.open(files)
+
+
+def test_patterns_keep_their_order_in_the_file(tmp_path: Path) -> None:
+    """PEFT takes the first that a path ends with, so the longer path has to come first."""
+
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.lin = nn.Linear(16, 16)
+            self.z = nn.ModuleDict({"lin": nn.Linear(16, 16)})
+
+        def forward(self, inputs: Any) -> Any:
+            return self.z["lin"](self.lin(inputs).relu())
+
+    config = {"r": 2, "target_modules": ["lin"], "rank_pattern": {"z.lin": 3}}
+    paths = adapters(tmp_path, Nested, [config, {**config, "lora_alpha": 5}])
+    out = ladle.uniform(ladle.open(paths)).save(tmp_path / "soup")
+    found = changes(out, Nested)
+    each = [changes(path, Nested) for path in paths]
+    for name, change in found.items():
+        mean = (each[0][name] + each[1][name]) / 2
+        assert torch.allclose(change, mean, rtol=1e-6, atol=1e-8)
+
+
 def test_adapters_and_models_do_not_mix(tmp_path: Path) -> None:
     path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
     bert().save_pretrained(tmp_path / "model")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ FACTORS = {
     ".lora_embedding_A": ".lora_embedding_B",
 }
 """The ends of the names of A, and those of its B."""
+
+_FACTOR = re.compile(r"(.*?)[._]?lora[._](?:embedding_)?(?:[ABab]|up|down)(?:\.|$)")
+"""A factor by any library's name, and the module that it belongs to."""
 
 _NEUTRAL = frozenset(
     {
@@ -162,6 +165,18 @@ def read_adapter(weights: Path) -> AdapterCheckpoint:
     if not changes:
         raise UnreadableCheckpoint(f"{weights} holds no LoRA factors; name an adapter of PEFT")
     return AdapterCheckpoint(weights, stored, config, changes, whole, Layout(tensors))
+
+
+def loose_factor(names: Collection[str]) -> str | None:
+    """A LoRA factor among tensors' names whose own weight is not among them, if there is one.
+
+    So are adapters that lost their configuration, or were saved by another library than PEFT.
+    """
+    modules = {name: found[1] for name in names if (found := _FACTOR.match(name))}
+    whole = {name.rpartition(".")[0] for name in names if name not in modules}
+    # `q.weight`, `q.base_layer.weight` and `q.linear.weight` are all beside the factors of q.
+    beside = whole | {module.rpartition(".")[0] for module in whole}
+    return next((name for name, module in modules.items() if module not in beside), None)
 
 
 def _config(file: Path) -> dict[str, Any]:

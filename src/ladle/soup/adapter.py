@@ -112,7 +112,8 @@ def write_adapter(
                 sink.write(name, 0, _encoded(name, values, stored))
         soup.stream_into(_RenamedSink(sink, first.whole), dtype=dtype, names=first.whole)
     config = _config(first.config, ranks, alphas)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    # Keys are not sorted, for the order of the patterns has a meaning.
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     return WrittenAdapter(max(ranks.values()), errors if rank is not None else None)
 
 

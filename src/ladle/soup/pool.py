@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ladle.checkpoint import Checkpoint, Layout, TensorSpec, matched, renamed_as
+from ladle.checkpoint.adapter import loose_factor
 from ladle.checkpoint.dtypes import promote
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.runs import Facts
@@ -57,11 +58,20 @@ class Pool:
         """A pool of these ingredients.
 
         Raises:
-            LayoutMismatch: their tensors differ; all differences are named at once.
+            LayoutMismatch: their tensors differ (all differences are named at once), or are factors
+                whose mean means nothing.
         """
         chosen = tuple(ingredients)
         if not chosen:
             raise BadInput("a soup needs at least one checkpoint; none was given")
+        for one in chosen if len(chosen) > 1 else ():
+            factor = loose_factor(one.checkpoint.layout.names)
+            if factor is not None:
+                raise LayoutMismatch(
+                    f"{one.name} holds factors of LoRA ({factor!r}) without the weight they "
+                    "change, and the mean of factors is not the mean of changes; give folders of "
+                    "PEFT, with adapter_config.json, or merge them into their base"
+                )
         # Not the first's names: the soup must not depend on the order.
         names = min(
             (sorted(one.checkpoint.layout.names) for one in chosen),

@@ -9,24 +9,24 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ladle.checkpoint.base import Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
 from ladle.checkpoint.location import opened
 from ladle.checkpoint.nested import Found, find_state
-from ladle.checkpoint.regions import Region, Tiled
+from ladle.checkpoint.regions import Box, Region, Tiled
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_archive import TorchArchive, is_tensor
 from ladle.errors import UnreadableCheckpoint
 
 METADATA = ".metadata"
+PART = ".distcp"
 
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 _RECORDS = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata",
@@ -36,14 +36,25 @@ _RECORDS = {
         "MetadataIndex",
         "TensorProperties",
         "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
     ),
     "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    # Where PyTorch had them before 2.3.
+    "torch.distributed._shard.sharded_tensor.metadata": ("TensorProperties", "MEM_FORMAT_ENCODING"),
+    "torch.serialization": ("_get_layout",),
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,  # Python 3.13
+    # How Python 3.11.2 and its neighbours pickle a member of an enumeration; nothing is got here.
+    "builtins": ("getattr",),
 }
-_AS_THEY_ARE = {
-    ("torch.serialization", "_get_layout"),
-    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
-}
-"""Called with one name or number, which will do in place of what it stands for."""
+"""The modules and names that files of torch need.
+
+A record stands for each, not the thing itself: a pickle can also change attributes of a class.
+"""
+
+_CONTAINERS = {("torch", "Size"): tuple, ("collections", "OrderedDict"): dict}
+
+_DTYPE = re.compile(r"bool|bfloat16|(float|complex|bits|q?u?int)\d\w*")
 
 _TRAINING = re.compile(r"(optim\w*|lr_scheduler\w*|scheduler|train_state|dataloader|rng\w*)(\.|$)")
 """Beginnings of names that are of the training, where a model's stand beside them."""
@@ -54,27 +65,36 @@ class _Record:
 
     kind = ""
 
+    def __init__(self, *_: Any) -> None:
+        pass
+
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
 
 
-class _Unpickler(pickle.Unpickler):
+class _ForeignName(Exception):
+    """A pickle names something that no `.metadata` needs."""
+
+
+class _Unpickler(pickle._Unpickler):
     """Makes records, tuples and texts of what `.metadata` names, and nothing else."""
+
+    # Python's own, slower one: in C, a few bytes are enough to ask for gigabytes. That holds for
+    # byte arrays here, too; and extensions would be found without `find_class`.
+    dispatch = {  # noqa: RUF012 -- as in the base class
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()
+        if bytes([opcode]) not in (pickle.BYTEARRAY8, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _RECORDS.get(module, ()):
             return type(name, (_Record,), {"kind": name})
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if module == "torch" and name in ITEMSIZE:
+        if (module, name) in _CONTAINERS:
+            return _CONTAINERS[module, name]
+        if module == "torch" and _DTYPE.fullmatch(name):
             return name
-        if (module, name) in _AS_THEY_ARE:
-            return str
-        if module in ("pathlib", "pathlib._local") and name.endswith("Path"):
-            return PureWindowsPath if "Windows" in name else PurePosixPath
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        raise _ForeignName(f"{module}.{name}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,8 @@ class _Stored:
 
     name: str
     spec: TensorSpec
-    boxes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    boxes: tuple[Box, ...]
+    """The pieces it was cut into, without those that hold no element."""
 
 
 def read_distributed(metadata: Path, *, use_ema: bool = True) -> StoredCheckpoint:
@@ -93,6 +114,10 @@ def read_distributed(metadata: Path, *, use_ema: bool = True) -> StoredCheckpoin
         UnreadableCheckpoint: a file is missing or damaged, is compressed, or names what could run
             code.
     """
+    if metadata.name != METADATA:
+        raise UnreadableCheckpoint(
+            f"{metadata} is a part of a distributed checkpoint; name its folder, {metadata.parent}"
+        )
     about = _unpickled(metadata)
     try:
         content, items = _content(about), _items(about)
@@ -105,17 +130,22 @@ def read_distributed(metadata: Path, *, use_ema: bool = True) -> StoredCheckpoin
     regions: dict[str, Region] = {}
     files = {metadata}
     for name, stored in found.state.items():
+        if stored.spec.dtype not in ITEMSIZE:
+            raise UnreadableCheckpoint(
+                f"{metadata}: tensor {name!r} is {stored.spec.dtype}, which ladle does not read"
+            )
         _check_tiles(metadata, stored)
-        boxes = []
-        for offsets, sizes in stored.boxes:
-            archive = _archive(metadata, items, stored.name, offsets)
-            boxes.append((offsets, sizes, _region(archive, stored, sizes)))
+        pieces: list[tuple[Box, Region]] = []
+        for box in stored.boxes:
+            archive = _archive(metadata, items, stored.name, box.offsets)
+            pieces.append((box, _region(archive, stored, box.sizes)))
             files.add(archive.path)
         tensors[name] = stored.spec
-        regions[name] = boxes[0][2] if len(boxes) == 1 else Tiled(tuple(boxes))
+        regions[name] = pieces[0][1] if len(pieces) == 1 else Tiled(tuple(pieces))
+    count = len(files) - 1
     return StoredCheckpoint(
         path=metadata,
-        format=f"torch distributed checkpoint, {len(files) - 1} files",
+        format=f"torch distributed checkpoint, {count} file{'' if count == 1 else 's'}",
         files=tuple(sorted(files)),
         layout=Layout(tensors),
         regions=regions,
@@ -129,17 +159,19 @@ def _unpickled(metadata: Path) -> Any:
         raw = file.read()
     try:
         about = _Unpickler(io.BytesIO(raw)).load()
-    except pickle.UnpicklingError as error:
+    except _ForeignName as error:
         raise UnreadableCheckpoint(
-            f"{metadata} is damaged, or names something that could run code ({error}), so it was "
-            "not loaded; save the checkpoint again with torch.distributed.checkpoint"
+            f"{metadata} names {str(error)!r:.200}, which could run code, so it was not "
+            "loaded; save the checkpoint again with torch.distributed.checkpoint"
         ) from error
     except Exception as error:  # A damaged pickle can fail in any way.
         raise UnreadableCheckpoint(
             f"{metadata} is damaged ({type(error).__name__}); copy it again"
         ) from error
     if getattr(about, "kind", None) != "Metadata":
-        raise UnreadableCheckpoint(f"{metadata} is no metadata of a distributed checkpoint")
+        raise UnreadableCheckpoint(
+            f"{metadata} is no metadata of a distributed checkpoint; copy it again"
+        )
     return about
 
 
@@ -160,12 +192,12 @@ def _stored(name: str, entry: Any) -> _Stored:
     properties = entry.properties
     dtype = properties.state[0] if hasattr(properties, "state") else properties.dtype
     shape = _sizes(entry.size)
-    boxes = tuple((_sizes(chunk.offsets), _sizes(chunk.sizes)) for chunk in entry.chunks)
-    if not all(len(offsets) == len(sizes) == len(shape) for offsets, sizes in boxes):
+    boxes = [Box(_sizes(chunk.offsets), _sizes(chunk.sizes)) for chunk in entry.chunks]
+    if not all(len(box.offsets) == len(box.sizes) == len(shape) for box in boxes):
         raise ValueError(f"the pieces of {name!r} have other dimensions than it")
-    if dtype not in ITEMSIZE:
-        raise ValueError(f"tensor {name!r} is {dtype}, which ladle does not read")
-    return _Stored(name, TensorSpec(dtype, shape), boxes)
+    if not isinstance(dtype, str):
+        raise TypeError(f"tensor {name!r} has no dtype")
+    return _Stored(name, TensorSpec(dtype, shape), tuple(box for box in boxes if box.numel))
 
 
 def _sizes(numbers: Iterable[Any]) -> tuple[int, ...]:
@@ -185,42 +217,61 @@ def _items(about: Any) -> dict[tuple[str, tuple[int, ...]], Any]:
 
 
 def _found(metadata: Path, content: Mapping[Any, Any], use_ema: bool) -> Found:
-    found = find_state(content, lambda value: isinstance(value, _Stored), use_ema=use_ema)
+    found = _find(content, use_ema)
     if isinstance(found, Found):
         return found
-    # torchtitan and others save the model's tensors beside the training's, under no key.
-    model = {
+    rest = {
         name: value
         for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, _Stored) and not _TRAINING.match(name)
+        if isinstance(name, str) and not _TRAINING.match(name)
     }
-    if not model:
-        raise UnreadableCheckpoint(f"{metadata} {found}")
-    return Found((), model, is_ema=False)
+    # torchtitan and others save the model's tensors beside the training's, under no key.
+    model = {name: value for name, value in rest.items() if isinstance(value, _Stored)}
+    if model:
+        return Found((), model, is_ema=False)
+    # An object that has the model and the optimizer, as in PyTorch's own tutorial: {"app": ...}.
+    inside = [
+        Found((name, *inner.key), inner.state, inner.is_ema)
+        for name, value in rest.items()
+        if isinstance(inner := _find(value, use_ema), Found)
+    ]
+    if len(inside) == 1:
+        return inside[0]
+    raise UnreadableCheckpoint(f"{metadata} {found}")
+
+
+def _find(content: object, use_ema: bool) -> Found | str:
+    return find_state(content, lambda value: isinstance(value, _Stored), use_ema=use_ema)
 
 
 def _check_tiles(metadata: Path, stored: _Stored) -> None:
-    """Check that the pieces fill the tensor, and lie beside each other."""
-    if not stored.spec.shape:
-        whole = len(stored.boxes) == 1
-    else:
-        low = np.array([offsets for offsets, _ in stored.boxes], object).reshape(
-            -1, len(stored.spec.shape)
-        )
-        high = low + np.array([sizes for _, sizes in stored.boxes], object).reshape(low.shape)
-        over = ((low[:, None] < high[None]) & (low[None] < high[:, None])).all(axis=2)
-        filled = sum(int(np.prod(extent)) for extent in high - low)
-        whole = (
-            len(low) > 0
-            and bool((high <= np.array(stored.spec.shape, object)).all())
-            and filled == stored.spec.numel
-            and int(over.sum()) <= len(low)
-        )
-    if not whole:
+    """Check that the pieces fill the tensor, and that none lies over another."""
+    shape = stored.spec.shape
+    inside = all(
+        end <= size for box in stored.boxes for end, size in zip(box.ends, shape, strict=True)
+    )
+    filled = sum(box.numel for box in stored.boxes)
+    if not inside or filled != stored.spec.numel or _overlap(stored.boxes):
         raise UnreadableCheckpoint(
             f"{metadata}: the pieces of tensor {stored.name!r} do not make up {stored.spec}; parts "
             "of two saves may be mixed, so copy the folder again"
         )
+
+
+def _overlap(boxes: Sequence[Box]) -> bool:
+    """Whether two boxes share an element."""
+    if len(boxes) < 2:
+        return False
+    # Along the dimension that is cut most, only few are beside each other.
+    cuts = [len(set(starts)) for starts in zip(*(box.offsets for box in boxes), strict=True)]
+    axis = cuts.index(max(cuts))
+    beside: list[Box] = []
+    for box in sorted(boxes, key=lambda box: box.offsets[axis]):
+        beside = [one for one in beside if one.ends[axis] > box.offsets[axis]]
+        if any(one.intersection(box).numel for one in beside):
+            return True
+        beside.append(box)
+    return False
 
 
 def _archive(
@@ -238,10 +289,12 @@ def _archive(
             f"{metadata}: tensor {name!r} was compressed; save the checkpoint without extensions"
         )
     if Path(file).name != file:
-        raise UnreadableCheckpoint(f"{metadata} names {file!r}, which is not a file beside it")
+        raise UnreadableCheckpoint(
+            f"{metadata} names {file!r}, which is not a file beside it; copy the folder again"
+        )
     path = metadata.parent / file
     if not path.is_file():
-        raise UnreadableCheckpoint(f"{metadata} names {file}, which is missing; copy it too")
+        raise UnreadableCheckpoint(f"{metadata} names {file!r}, which is missing; copy it too")
     if start < 0 or length < 0 or start + length > path.stat().st_size:
         raise UnreadableCheckpoint(
             f"{path} ends before tensor {name!r}; it was cut, so copy it again"
@@ -250,6 +303,13 @@ def _archive(
 
 
 def _region(archive: TorchArchive, stored: _Stored, sizes: tuple[int, ...]) -> Region:
+    with archive.opened() as file:
+        begin = file.read(4)
+    if begin != b"PK\x03\x04":
+        raise UnreadableCheckpoint(
+            f"{archive.path} has nothing of torch.save where tensor {stored.name!r} should be; "
+            "copy it again, or save with SerializationFormat.TORCH_SAVE if it was saved otherwise"
+        )
     archive.members  # noqa: B018 -- looked at before torch is asked
     tensor = archive.load()
     if not is_tensor(tensor):

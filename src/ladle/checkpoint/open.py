@@ -10,7 +10,7 @@ from typing import Any, cast
 from ladle.checkpoint.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from ladle.checkpoint.adapter import read_adapter
 from ladle.checkpoint.base import Checkpoint
-from ladle.checkpoint.distributed import METADATA, read_distributed
+from ladle.checkpoint.distributed import METADATA, PART, read_distributed
 from ladle.checkpoint.location import is_zip, located
 from ladle.checkpoint.safetensors import read_safetensors
 from ladle.checkpoint.sharded import INDEX_SUFFIXES, read_sharded
@@ -34,7 +34,7 @@ def _is_torch_file(path: Path) -> bool:
 READERS: tuple[Reader, ...] = (
     (lambda path: path.name.endswith(INDEX_SUFFIXES), lambda path, _: read_sharded(path)),
     (
-        lambda path: path.name == METADATA,
+        lambda path: path.name == METADATA or path.suffix == PART,
         lambda path, use_ema: read_distributed(path, use_ema=use_ema),
     ),
     (lambda path: path.name in ADAPTER_WEIGHTS, lambda path, _: read_adapter(path)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,30 +76,77 @@ class Strided:
 
 
 @dataclass(frozen=True)
+class Box:
+    """Elements of a tensor between two corners: an offset and a size for each dimension."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return tuple(o + n for o, n in zip(self.offsets, self.sizes, strict=True))
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.sizes)
+
+    def offsets_in(self, outer: Box) -> tuple[int, ...]:
+        return tuple(o - before for o, before in zip(self.offsets, outer.offsets, strict=True))
+
+    def intersection(self, other: Box) -> Box:
+        """What both have; where that is nothing, some size is 0."""
+        offsets = tuple(map(max, self.offsets, other.offsets))
+        ends = map(min, self.ends, other.ends)
+        return Box(offsets, tuple(max(0, e - o) for e, o in zip(ends, offsets, strict=True)))
+
+
+@dataclass(frozen=True)
 class Tiled:
-    """The tensor cut into boxes, each stored on its own: (offsets, sizes, where).
+    """The tensor cut into boxes that fill it, none over another, each stored on its own."""
 
-    The boxes fill it, and none lies over another.
-    """
-
-    boxes: tuple[tuple[tuple[int, ...], tuple[int, ...], Region], ...]
+    pieces: tuple[tuple[Box, Region], ...]
 
     def read_into(self, spec: TensorSpec, start: int, out: Bytes, fetch: Fetch) -> None:
-        unsigned = np.dtype(f"<u{ITEMSIZE[spec.dtype]}")
-        stop = start + out.nbytes // unsigned.itemsize
-        row = math.prod(spec.shape[1:])
-        # Whole rows: boxes may be cut along any dimension.
-        first, last = start // row, -(-stop // row)
-        rows = np.empty((last - first, *spec.shape[1:]), unsigned)
-        for offsets, sizes, region in self.boxes:
-            begin, end = max(first, offsets[0]), min(last, offsets[0] + sizes[0])
-            if begin >= end:
-                continue
-            part = np.empty((end - begin, *sizes[1:]), unsigned)
-            inner = (begin - offsets[0]) * math.prod(sizes[1:])
-            box = TensorSpec(spec.dtype, sizes)
-            region.read_into(box, inner, part.reshape(-1).view(np.uint8), fetch)
-            across = tuple(slice(o, o + n) for o, n in zip(offsets[1:], sizes[1:], strict=True))
-            place = (slice(begin - first, end - first), *across)
-            rows[place] = part
-        out[:] = rows.reshape(-1)[start - first * row : stop - first * row].view(np.uint8)
+        elements = out.view(f"<u{ITEMSIZE[spec.dtype]}")
+        if not elements.size:
+            return
+        stop, row, done = start + elements.size, math.prod(spec.shape[1:]), 0
+        # There can be a thousand, and few of them have any of these rows.
+        pieces = [
+            (piece, region)
+            for piece, region in self.pieces
+            if piece.offsets[0] * row < stop and start < (piece.offsets[0] + piece.sizes[0]) * row
+        ]
+        for wanted in _boxes_of_run(spec.shape, start, stop):
+            target = elements[done : done + wanted.numel].reshape(wanted.sizes)
+            done += wanted.numel
+            for piece, region in pieces:
+                common = wanted.intersection(piece)
+                if not common.numel:
+                    continue
+                corner = common.offsets_in(wanted)
+                there = target[
+                    tuple(slice(o, o + n) for o, n in zip(corner, common.sizes, strict=True))
+                ]
+                part = there if there.flags.c_contiguous else np.empty_like(there, order="C")
+                # What a piece has of such a box is one run of its own elements.
+                first = 0
+                for o, n in zip(common.offsets_in(piece), piece.sizes, strict=True):
+                    first = first * n + o
+                raw = part.reshape(-1).view(np.uint8)
+                region.read_into(TensorSpec(spec.dtype, piece.sizes), first, raw, fetch)
+                there[...] = part
+
+
+def _boxes_of_run(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+    """The elements `start..stop` in row-major order, as few boxes one after the other.
+
+    Each has one index in some first dimensions, a range of the next, and all of the rest.
+    """
+    below = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
+    while start < stop:
+        d = next(d for d, n in enumerate(below) if start % n == 0 and start + n <= stop)
+        offsets = tuple(start // n % size for n, size in zip(below, shape, strict=True))
+        count = min((stop - start) // below[d], shape[d] - offsets[d])
+        yield Box(offsets, (1,) * d + (count,) + shape[d + 1 :])
+        start += count * below[d]

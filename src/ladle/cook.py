@@ -104,7 +104,7 @@ def cook(
             written = publish(
                 soup,
                 output,
-                kept,
+                lambda: kept,
                 kitchen.write,
                 evaluations=rows,
                 finish=write_report,

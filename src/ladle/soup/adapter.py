@@ -22,7 +22,7 @@ from ladle.checkpoint import AdapterCheckpoint, Applied, Bytes, Checkpoint, Layo
 from ladle.checkpoint.adapter import CONFIG, WEIGHTS, Factors
 from ladle.checkpoint.dtypes import promote
 from ladle.checkpoint.numbers import Float64, decode, encode
-from ladle.checkpoint.write import FileSink, safetensors_file
+from ladle.checkpoint.write import FileSink, Metadata, safetensors_file
 from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
 from ladle.merge import Linear, with_dtype
 from ladle.soup.pool import Ingredient, Pool
@@ -77,7 +77,7 @@ def _on(one: Ingredient, base: Checkpoint) -> Ingredient:
 
 
 def write_adapter(
-    soup: Soup, folder: Path, *, dtype: str | None, rank: int | None, metadata: Mapping[str, str]
+    soup: Soup, folder: Path, *, dtype: str | None, rank: int | None, metadata: Metadata
 ) -> WrittenAdapter:
     """Weights and configuration of a soup of adapters into an existing folder.
 

@@ -19,7 +19,6 @@ from ladle.merge import (
     mean,
     stream,
     with_dtype,
-    without_weightless,
 )
 from ladle.soup.pool import Pool
 
@@ -113,26 +112,34 @@ class Soup:
         *,
         dtype: str | None = None,
         names: Collection[str] | None = None,
+        hashing: bool = False,
         advance: Advance = lambda nbytes: None,
     ) -> None:
         """Compute the weights into `sink`, in the ingredients' dtypes or in `dtype`.
 
-        `names` are the tensors that are wanted; None stands for all.
+        `names` are the tensors that are wanted; None stands for all. With `hashing` the
+        ingredients' digests cost no second look at their files.
 
         Raises:
             NonFiniteTensor: an ingredient holds NaN or infinity, or a result overflows its dtype.
             LayoutMismatch: integer tensors differ and no policy was given.
         """
         soup = self.in_fixed_order()
-        ingredients, merge = without_weightless(
-            Ingredients([one.checkpoint for one in soup.pool], soup.members), soup.merge
-        )
+        ingredients = Ingredients([one.checkpoint for one in soup.pool], soup.members)
         layout = with_dtype(soup.pool.layout, dtype)
         if names is not None:
             layout = layout.only(names)
         replaced = self.statistics.layout.tensors if self.statistics else {}
         averaged = layout.only(layout.tensors.keys() - replaced)
-        stream(ingredients, merge, averaged, sink, integers=self.integers, advance=advance)
+        stream(
+            ingredients,
+            soup.merge,
+            averaged,
+            sink,
+            integers=self.integers,
+            hashing=hashing,
+            advance=advance,
+        )
         if self.statistics:
             measured = Ingredients([self.statistics], ["the BatchNorm statistics"])
             stream(measured, mean(1), layout.only(replaced), sink, advance=advance)
@@ -186,11 +193,11 @@ class Soup:
         """The same soup, whatever the order in which its ingredients were given."""
         # By content, so that not even the last bit of an inexact sum depends on the order given.
         weights = self.weights
-        digests = self.pool.digests
+        contents = self.pool.order
         # Only "first" asks for an order; what is first there stays first.
         first = next((i for i, weight in enumerate(weights) if weight), 0)
         kept = first if self.integers == "first" else None
-        order = sorted(range(len(self.pool)), key=lambda i: (i != kept, digests[i], weights[i]))
+        order = sorted(range(len(self.pool)), key=lambda i: (i != kept, contents[i], weights[i]))
         return replace(self, pool=self.pool.subset(order), merge=self.merge.for_order(order))
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE, SAFETENSORS_NAME
 from ladle.checkpoint.nested import enclosed, live_key
+from ladle.checkpoint.torch_file import places_in
 from ladle.errors import BadInput
 
 
@@ -109,17 +110,9 @@ def torch_file(path: Path, layout: Layout, envelope: Envelope | None = None) -> 
     with torch.serialization.skip_data(), path.open("wb") as file:
         torch.save(enclosed(state, envelope or Envelope()), file)
     del state
-    opened = torch.load(path, map_location="meta", weights_only=True)
-    for key in live_key(envelope.key) if envelope else ():
-        opened = opened[key]
+    places = places_in(path, live_key(envelope.key) if envelope else ())
     with path.open("r+b", buffering=0) as written:
-        yield FileSink(
-            layout,
-            {
-                name: (written.fileno(), opened[name].untyped_storage()._checkpoint_offset)
-                for name in layout.tensors
-            },
-        )
+        yield FileSink(layout, {name: (written.fileno(), places[name]) for name in layout.tensors})
 
 
 @contextmanager

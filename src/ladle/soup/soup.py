@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladle.checkpoint import AdapterCheckpoint, Checkpoint, Envelope, Layout, renamed_as
+from ladle.checkpoint import AdapterCheckpoint, Checkpoint, Envelope, Layout, matched, renamed_as
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import (
     Ingredients,
@@ -187,7 +187,9 @@ class Soup:
     def renamed_as(self, names: Collection[str]) -> Soup:
         """The same under other names, if they differ by the prefixes of wrappers alone."""
         statistics = renamed_as(self.statistics, names) if self.statistics else None
-        return replace(self, pool=self.pool.renamed_as(names), statistics=statistics)
+        merge = self.merge.renamed(matched(self.pool.layout.names, names))
+        pool = self.pool.renamed_as(names)
+        return replace(self, pool=pool, merge=merge, statistics=statistics)
 
     def in_fixed_order(self) -> Soup:
         """The same soup, whatever the order in which its ingredients were given."""

@@ -5,7 +5,7 @@ DEMO ?= ladle-demo
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-vision test test-quick lint types docs clean
+.PHONY: demo demo-vision test test-quick lint types bench clean-bench clean
 
 demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
 	$(BIN)/ladle demo --output $(DEMO)
@@ -18,6 +18,12 @@ test: lint types                   ## everything that CI checks but the demos
 
 test-quick: $(VENV)/all.done       ## the tests that take under two minutes in all
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+bench: $(VENV)/all.done            ## averaging beside other tools: half an hour, 30 GB of disk
+	$(BIN)/python benchmarks/merge.py --ladle $(VENV)
+
+clean-bench:
+	rm -rf benchmarks/work
 
 lint: $(VENV)/all.done
 	$(BIN)/ruff format --check .

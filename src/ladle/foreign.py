@@ -7,11 +7,13 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ladle.errors import BadInput, LadleError, ScoringFailed
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 @contextmanager
@@ -86,6 +88,8 @@ def load_function(reference: str) -> Callable[..., Any]:
 
 def offered(group: str) -> dict[str, EntryPoint]:
     """What installed packages offer: entry points of `ladle.recipes`, `.readers` or `.tasks`."""
+    from importlib.metadata import entry_points  # Slow, and seldom needed.
+
     return {entry.name: entry for entry in entry_points(group=group)}
 
 

@@ -8,12 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ladle.checkpoint.base import Bytes
+from ladle.checkpoint.dtypes import ITEMSIZE
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Floating = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 _KINDS = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
+
+_BLOCK = 2**15
 
 BOUND = {
     "float64": float("inf"),
@@ -57,32 +60,35 @@ def _from_float16(raw: Bytes, numbers: Float32) -> None:
     np.multiply(numbers, np.float32(2.0**112), out=numbers)
 
 
-def encode(numbers: Float64, dtype: str) -> Bytes:
+def encode(numbers: Float64, dtype: str, *, out: Bytes | None = None) -> Bytes:
     """Little-endian bytes of `numbers` in a floating dtype, each rounded once, to nearest even.
 
-    What is too large becomes infinite: see `BOUND`.
+    They are written into `out`, where that is given. What is too large becomes infinite: see
+    `BOUND`.
     """
-    if dtype == "bfloat16":
-        return _to_bfloat16(numbers).view(np.uint8)
-    with np.errstate(over="ignore", under="ignore"):
-        return numbers.astype(_KINDS[dtype]).view(np.uint8)
+    values = np.empty(numbers.size * ITEMSIZE[dtype], np.uint8) if out is None else out
+    # In parts that a core's own cache holds, with all that is needed on the way.
+    for start in range(0, numbers.size, _BLOCK):
+        block = numbers[start : start + _BLOCK]
+        if dtype == "bfloat16":
+            values.view(np.uint16)[start : start + _BLOCK] = _to_bfloat16(block)
+        else:
+            with np.errstate(over="ignore", under="ignore"):
+                values.view(_KINDS[dtype])[start : start + _BLOCK] = block
+    return values
 
 
-def _to_bfloat16(numbers: Float64) -> npt.NDArray[np.uint16]:
-    with np.errstate(over="ignore", under="ignore"):
-        nearest = numbers.astype(np.float32)
-    bits = nearest.view(np.uint32)
-    # Two roundings are one, except where the first one ends half-way between two bfloat16: there
-    # the second has to know on which side the number was, so a last digit says so.
-    half_way = np.flatnonzero((bits & np.uint32(0xFFFF)) == np.uint32(0x8000))
-    if half_way.size:
-        rounded, exact = np.abs(nearest[half_way]), np.abs(numbers[half_way])
-        side = (exact > rounded).astype(np.int32) - (exact < rounded).astype(np.int32)
-        bits.view(np.int32)[half_way] += side
-    odd = bits >> np.uint32(16)
-    odd &= np.uint32(1)
-    bits += odd
-    bits += np.uint32(0x7FFF)
-    bits >>= np.uint32(16)
-    result: npt.NDArray[np.uint16] = bits.astype(np.uint16)
+def _to_bfloat16(numbers: Float64) -> npt.NDArray[np.uint32]:
+    # By way of float32 there would be two roundings. Here is one: to add a number so large that
+    # the sum's last digit is the one wanted, and to take it away again.
+    bits = numbers.view(np.uint64) & np.uint64(0x7FF0000000000000)
+    power = bits.view(np.float64)
+    np.clip(power, 2.0**-126, 2.0**128, out=power)
+    power *= 1.5 * 2.0**45
+    rounded = numbers + power
+    rounded -= power
+    np.copysign(rounded, numbers, out=rounded)  # It makes -0.0 positive.
+    with np.errstate(over="ignore"):
+        result: npt.NDArray[np.uint32] = rounded.astype(np.float32).view(np.uint32)
+    result >>= np.uint32(16)
     return result

@@ -8,14 +8,14 @@ import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.numbers import Float32, Floating, decode
+from ladle.checkpoint.numbers import Float32, Float64, Floating, decode
 
-SLICE = 2**18
-"""Elements of a slice: 2 MiB of float64, which stay in the cache."""
+SLICE = 2**19
+"""Elements of a slice: enough that threads seldom wait for each other's interpreter."""
 
 
 class Scratch:
-    """Memory that one thread uses again for every slice it reads.
+    """Memory that one thread uses again for every slice.
 
     New memory for each would cost more than the arithmetic: the system has to clear it.
     """
@@ -23,11 +23,23 @@ class Scratch:
     def __init__(self) -> None:
         self._raw = np.empty(0, np.uint8)
         self._numbers: Float32 = np.empty(0, np.float32)
+        self._total: Float64 = np.empty(0)
+        self._encoded = np.empty(0, np.uint8)
 
     def raw(self, nbytes: int) -> Bytes:
         if self._raw.nbytes < nbytes:
             self._raw = np.empty(nbytes, np.uint8)
         return self._raw[:nbytes]
+
+    def encoded(self, nbytes: int) -> Bytes:
+        if self._encoded.nbytes < nbytes:
+            self._encoded = np.empty(nbytes, np.uint8)
+        return self._encoded[:nbytes]
+
+    def total(self, count: int) -> Float64:
+        if len(self._total) < count:
+            self._total = np.empty(count)
+        return self._total[:count]
 
     def numbers(self, count: int) -> Float32:
         if len(self._numbers) < count:

@@ -20,7 +20,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, Layout
-from ladle.checkpoint.dtypes import AVERAGED
+from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.checkpoint.numbers import BOUND, Float64, Floating, encode
 from ladle.errors import NonFiniteTensor
 from ladle.merge.base import Merge
@@ -121,16 +121,10 @@ def _jobs(names: Iterable[str], layout: Layout, merge: Merge, elements: int) -> 
 
 
 class _Memory(threading.local):
-    """What a thread uses again for every slice."""
+    """What belongs to a thread."""
 
     def __init__(self) -> None:
         self.scratch = Scratch()
-        self._total: Float64 = np.empty(0)
-
-    def total(self, count: int) -> Float64:
-        if len(self._total) < count:
-            self._total = np.empty(count)
-        return self._total[:count]
 
 
 @dataclass(frozen=True)
@@ -161,13 +155,14 @@ class _Worker:
         return values.nbytes
 
     def _average(self, job: _Job, dtype: str, readings: _Readings) -> Bytes:
-        total = self.memory.total(job.stop - job.start)
+        scratch = self.memory.scratch
+        total = scratch.total(job.stop - job.start)
         with np.errstate(invalid="ignore", over="ignore"):
             self.merge(job.name, readings, total)
         # A NaN or infinity among the inputs is in the total too, and a NaN is below nothing.
         if not max(total.max(), -total.min()) < BOUND[dtype]:
             self._blame(job, total, dtype)
-        return encode(total, dtype)
+        return encode(total, dtype, out=scratch.encoded(total.size * ITEMSIZE[dtype]))
 
     def _blame(self, job: _Job, total: Float64, dtype: str) -> NoReturn:
         if np.isfinite(total).all():

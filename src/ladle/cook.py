@@ -40,11 +40,14 @@ class Kitchen:
     """What `cook` needs beyond pool, recipe and evaluation; every field may be left as it is.
 
     `base` is the checkpoint that the ingredients were fine-tuned from, judged for comparison.
+    `rank` is what a soup of LoRA adapters is truncated to. Every candidate is, before the recipe
+    hears of its score: what is chosen and reported is what is written.
     """
 
     base: Ingredient | None = None
     write: WriteOptions = field(default_factory=WriteOptions)
     integers: Policy = "equal"
+    rank: int | None = None
     bn: BatchNormMode = "best"
     overwrite: bool = False
     seed: int = 0
@@ -125,10 +128,13 @@ def _chosen_and_judged(
 
 
 def _chosen(recipe: Recipe, pool: Pool, evaluate: Evaluate, kitchen: Kitchen) -> Soup:
-    soup = recipe(pool, evaluate)
+    def as_written(candidate: Soup) -> float:
+        return evaluate(replace(candidate, rank=kitchen.rank))
+
+    soup = recipe(pool, evaluate if kitchen.rank is None else as_written)
     if not isinstance(soup, Soup):
         raise BadInput(f"the recipe gave {type(soup).__name__}; it has to return a ladle.Soup")
-    return replace(soup, integers=kitchen.integers)
+    return replace(soup, integers=kitchen.integers, rank=kitchen.rank)
 
 
 def _existing(folder: Path) -> Path:
@@ -151,7 +157,8 @@ def _judged(
     ]
     contestants += alone
     if soup.recipe != "uniform":
-        everything = taste.settled(uniform_soup(pool, integers=kitchen.integers))
+        everything = uniform_soup(pool, integers=kitchen.integers)
+        everything = taste.settled(replace(everything, rank=kitchen.rank))
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))

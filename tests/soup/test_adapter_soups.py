@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import Linear
 from ladle.soup import Soup, with_base
-from ladle.soup.output import WriteOptions, read_record, save
+from ladle.soup.output import read_record
 from states import read
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, about models without a name
@@ -212,7 +213,7 @@ def test_truncation_is_the_best_of_its_rank_and_its_error_is_told(
     build, configs = SWEEPS["bert"]
     paths = adapters(tmp_path, build, configs)
     out = tmp_path / "soup"
-    save(ladle.uniform(ladle.open(paths)), out, options=WriteOptions(rank=rank))
+    replace(ladle.uniform(ladle.open(paths)), rank=rank).save(out)
     told = read_record(out)["adapter"]
     assert told["rank"] == min(rank, 12)
     found = changes(out, build)
@@ -225,6 +226,23 @@ def test_truncation_is_the_best_of_its_rank_and_its_error_is_told(
         module = name.removesuffix(".weight")
         assert told["relative_error"][module] == pytest.approx(best, abs=1e-7)
         assert error == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_the_truncated_soup_in_memory_is_the_written_one(tmp_path: Path, kind: str) -> None:
+    build, configs = SWEEPS[kind]
+    pool = ladle.open(adapters(tmp_path, build, configs))
+    soup = replace(Soup(pool, Linear((0.7, 0.3, 0.0)[: len(pool)])), rank=2)
+    written = peft.PeftModel.from_pretrained(build(), soup.save(tmp_path / "soup")).eval()
+    base = tmp_path / "base.safetensors"
+    save_file(
+        {n: t.clone() for n, t in build().state_dict().items() if n != "lm_head.weight"}, base
+    )
+    wrapped = nn.Module()
+    wrapped.module = build()  # Whatever the names are called by.
+    replace(soup, pool=with_base(pool, open_checkpoint(base))).load_into(wrapped)
+    assert torch.allclose(said(wrapped.module), said(written), atol=2e-5, rtol=2e-5)
+    assert not torch.allclose(said(wrapped.module), said(build()), atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -462,20 +480,35 @@ task = Judged()
 """
 
 
-def test_adapters_are_cooked_on_their_base(tmp_path: Path) -> None:
-    """The soup of the two that made the labels is right everywhere, and found by greedy."""
+def cooking(folder: Path) -> tuple[list[str], torch.Tensor, np.ndarray]:
+    """The command, without a base, and the inputs and labels of the task.
+
+    The soup of the two adapters made the labels, so it is right everywhere.
+    """
     config = {"r": 4, "target_modules": ["query", "value"], "lora_alpha": 32}
-    paths = adapters(tmp_path, bert, [config] * 2)
+    paths = adapters(folder, bert, [config] * 2)
     ids = torch.randint(0, 50, (400, 12), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         labels = by_hand(paths, [0.5, 0.5], bert)(ids).logits.argmax(1).numpy()
-    np.save(tmp_path / "labels.npy", labels)
+    np.save(folder / "labels.npy", labels)
     tests = str(Path(__file__).parent.parent)
-    task = TASK.format(tests=tests, labels=str(tmp_path / "labels.npy"))
-    (tmp_path / "task.py").write_text(task)
-    bert().save_pretrained(tmp_path / "base")
+    task = TASK.format(tests=tests, labels=str(folder / "labels.npy"))
+    (folder / "task.py").write_text(task)
+    bert().save_pretrained(folder / "base")
     command = [sys.executable, "-m", "ladle", "cook", *map(str, paths)]
-    command += ["--task", f"{tmp_path}/task.py:task", "-o", str(tmp_path / "soup")]
+    command += ["--task", f"{folder}/task.py:task", "-o", str(folder / "soup")]
+    return command, ids, labels
+
+
+def right(adapter: Path, ids: torch.Tensor, labels: np.ndarray) -> float:
+    """The accuracy that PEFT gets out of an adapter."""
+    model = peft.PeftModel.from_pretrained(bert(), adapter).eval()
+    with torch.no_grad():
+        return float((model(ids).logits.argmax(1).numpy() == labels).mean())
+
+
+def test_adapters_are_cooked_on_their_base(tmp_path: Path) -> None:
+    command, ids, labels = cooking(tmp_path)
     refused = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (refused.returncode, refused.stderr) == (
         2,
@@ -491,7 +524,35 @@ def test_adapters_are_cooked_on_their_base(tmp_path: Path) -> None:
     }
     assert scores["greedy soup"] > 0.99 > max(scores["run0"], scores["run1"], scores["base"])
     # What was written is the adapter, and PEFT gets the same out of it.
-    found = peft.PeftModel.from_pretrained(bert(), tmp_path / "soup").eval()
-    with torch.no_grad():
-        said_by_it = found(ids[200:]).logits.argmax(1).numpy()
-    assert float((said_by_it == labels[200:]).mean()) == scores["greedy soup"]
+    assert right(tmp_path / "soup", ids[200:], labels[200:]) == scores["greedy soup"]
+
+
+@pytest.mark.parametrize("recipe", ["greedy", "uniform", "best"])
+def test_a_truncated_soup_is_judged_as_it_is_written(tmp_path: Path, recipe: str) -> None:
+    command, ids, labels = cooking(tmp_path)
+    command += ["--base", str(tmp_path / "base"), "--recipe", recipe, "--rank", "1", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    scores = {(row["model"], row["split"]): row["value"] for row in document["evaluations"]}
+    told = scores[f"{recipe} soup", "dev"], scores[f"{recipe} soup", "test"]
+    assert max(told) < 0.99, "truncation costs something here"
+    soup = tmp_path / "soup"
+    assert told == (right(soup, ids[:200], labels[:200]), right(soup, ids[200:], labels[200:]))
+    # So was what it was chosen by; the ingredients themselves are judged as they are.
+    kept = [tasting["score"] for tasting in document["soup"]["tastings"] if tasting["kept"]]
+    assert kept[-1:] == ([] if recipe == "uniform" else [told[0]])
+    alone = tuple(
+        right(tmp_path / "run0", ids[at], labels[at]) for at in np.split(np.arange(400), 2)
+    )
+    assert (scores["run0", "dev"], scores["run0", "test"]) == alone
+
+
+def test_a_scoring_command_sees_the_truncated_adapter(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
+    look = "import json, sys; print(-json.load(open(sys.argv[1] + '/adapter_config.json'))['r'])"
+    command = [sys.executable, "-m", "ladle", "cook", *map(str, paths), "--rank", "2", "--json"]
+    command += ["--score", f'"{sys.executable}" -c "{look}" {{model}}', "-o", f"{tmp_path}/soup"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {one["score"] for one in json.loads(done.stdout)["soup"]["tastings"]} == {-2.0}

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
+from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import AVERAGED
 from ladle.checkpoint.numbers import Float64, decode, encode
 from ladle.checkpoint.safetensors import read_safetensors
-from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_file import read_torch_file
 from ladle.errors import UnreadableCheckpoint
 
@@ -79,7 +78,7 @@ class AdapterCheckpoint:
     """
 
     path: Path
-    stored: StoredCheckpoint
+    stored: Checkpoint
     config: Mapping[str, Any]
     changes: Mapping[str, Factors]
     whole: Mapping[str, str]

@@ -56,6 +56,11 @@ class Applied:
         names = {new: old for old, new in matched(changed, there).items()}
         return names | {name: name for name in self.adapter.whole}
 
+    @property
+    def changed(self) -> list[str]:
+        """The base's names of the tensors that the adapter adds to."""
+        return [name for name, known in self._names.items() if known in self.adapter.changes]
+
     @cached_property
     def layout(self) -> Layout:
         base, adapter = self.base.layout, self.adapter.layout

@@ -46,10 +46,10 @@ def command(
     pool = opening.pool(inputs)
     merge = mean(len(pool)) if weights is None else _merge(weights, len(pool), normalize)
     recipe = "uniform" if weights is None else "weighted"
-    soup = Soup(pool, merge, recipe=recipe, integers=integers)
+    soup = Soup(pool, merge, recipe=recipe, integers=integers, rank=rank)
     called = shlex.join(["ladle", *sys.argv[1:]])
     check_output(pool, output, overwrite=overwrite)
-    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank)
+    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
     check_rank(pool, rank)
     if not dry_run:
         with screen.watching_bytes("reading", len(pool) * pool.layout.nbytes) as advance:

@@ -93,7 +93,8 @@ def command(
         return
     kitchen = Kitchen(
         base=start,
-        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank),
+        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size),
+        rank=rank,
         integers=integers,
         bn=bn,
         overwrite=overwrite,

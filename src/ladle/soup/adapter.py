@@ -12,15 +12,25 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ladle.checkpoint import AdapterCheckpoint, Applied, Bytes, Checkpoint, Layout, TensorSpec
+from ladle.checkpoint import (
+    AdapterCheckpoint,
+    Applied,
+    Bytes,
+    Checkpoint,
+    Layout,
+    MemoryCheckpoint,
+    TensorSpec,
+    renamed_as,
+)
 from ladle.checkpoint.adapter import CONFIG, WEIGHTS, Factors
 from ladle.checkpoint.dtypes import promote
+from ladle.checkpoint.naming import Renamed
 from ladle.checkpoint.numbers import Float64, decode, encode
 from ladle.checkpoint.write import FileSink, safetensors_file
 from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
@@ -76,13 +86,49 @@ def _on(one: Ingredient, base: Checkpoint) -> Ingredient:
     return Ingredient(one.name, Applied(base, one.checkpoint), one.facts, one.found_in)
 
 
+def truncated(soup: Soup) -> tuple[Checkpoint, list[str]]:
+    """What `write_adapter` makes of the change of a soup that has a rank, and of which tensors.
+
+    The same factors, rounded as they are in the file: what is judged is what is written.
+    """
+    import torch
+
+    soup = soup.in_fixed_order()
+    shares = _shares(soup)
+    stored = _common_dtype([one for one, _ in shares])
+    first = shares[0][0]
+    state: dict[str, torch.Tensor] = {}
+    changes: dict[str, Factors] = {}
+    for change in _changes(shares, soup.rank):
+        for name, values in ((change.factors.a, change.a), (change.factors.b, change.b)):
+            flat = torch.from_numpy(_encoded(name, values, stored)).view(getattr(torch, stored))
+            state[name] = flat.view(values.shape)
+        changes[f"{change.factors.module}.weight"] = replace(
+            change.factors, rank=len(change.a), scaling=change.scaling
+        )
+    adapter = replace(
+        first,
+        stored=MemoryCheckpoint(first.path, state),
+        changes=changes,
+        whole={},
+        layout=first.layout.only(changes),
+    )
+    on = _seen_through(soup.pool[0])
+    if not isinstance(on, Applied):
+        return adapter, [*changes]
+    model = Applied(on.base, adapter)
+    found = renamed_as(model, soup.pool.layout.names)
+    called = found.names if isinstance(found, Renamed) else {}
+    return found, [called.get(name, name) for name in model.changed]
+
+
 def write_adapter(
-    soup: Soup, folder: Path, *, dtype: str | None, rank: int | None, metadata: Mapping[str, str]
+    soup: Soup, folder: Path, *, dtype: str | None, metadata: Mapping[str, str]
 ) -> WrittenAdapter:
     """Weights and configuration of a soup of adapters into an existing folder.
 
-    Factors are exact copies where all ingredients count alike; otherwise each Bᵢ is multiplied by
-    its share and rounded once.
+    Factors are exact copies where all ingredients count alike and the soup has no rank to be
+    truncated to; otherwise each Bᵢ is multiplied by its share and rounded once.
 
     Raises:
         BadInput: the soup is more than a weighted sum.
@@ -90,11 +136,9 @@ def write_adapter(
         NonFiniteTensor: a factor holds NaN or infinity, or overflows its dtype.
     """
     first = _adapter(soup.pool[0])  # It gives the configuration, as it gives all side files.
-    soup = soup.in_fixed_order()
-    adapters = [_adapter(one) for one in soup.pool]
-    if not isinstance(soup.merge, Linear):
-        raise BadInput("adapters can only be averaged; write the merged models as one file instead")
-    shares = [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
+    # The tensors that are held whole have no rank.
+    soup, rank = replace(soup.in_fixed_order(), rank=None), soup.rank
+    shares = _shares(soup)
     stored = dtype or _common_dtype([one for one, _ in shares])
     shapes = _shapes([one for one, _ in shares], rank, stored)
     whole = with_dtype(soup.layout.only(first.whole), dtype).renamed(first.whole)
@@ -117,8 +161,21 @@ def write_adapter(
     return WrittenAdapter(max(ranks.values()), errors if rank is not None else None)
 
 
+def _shares(soup: Soup) -> list[tuple[AdapterCheckpoint, float]]:
+    """The adapters that count, and how much."""
+    adapters = [_adapter(one) for one in soup.pool]
+    if not isinstance(soup.merge, Linear):
+        raise BadInput("adapters can only be averaged; write the merged models as one file instead")
+    return [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
+
+
+def _seen_through(one: Ingredient) -> Checkpoint:
+    return one.checkpoint.checkpoint if isinstance(one.checkpoint, Renamed) else one.checkpoint
+
+
 def _adapter(one: Ingredient) -> AdapterCheckpoint:
-    found = one.checkpoint.adapter if isinstance(one.checkpoint, Applied) else one.checkpoint
+    found = _seen_through(one)
+    found = found.adapter if isinstance(found, Applied) else found
     if not isinstance(found, AdapterCheckpoint):
         raise LayoutMismatch(
             f"{one.name} is no adapter, and others are; merge the adapters into their base first"

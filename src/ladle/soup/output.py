@@ -42,14 +42,10 @@ _MISTAKEN_SUFFIXES = (".bin", ".h5", ".onnx", ".gguf", ".tar", ".zip")
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes.
-
-    `rank` truncates a soup of adapters; None keeps it exact.
-    """
+    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes."""
 
     dtype: str | None = None
     max_shard_bytes: int = 5_000_000_000
-    rank: int | None = None
 
 
 def is_file_output(output: Path) -> bool:
@@ -113,6 +109,7 @@ def save(
 ) -> Path:
     """Write a soup that nobody evaluated: see `Soup.save`."""
     check_output(soup.pool, output, overwrite=overwrite)
+    check_rank(soup.pool, soup.rank)
     with claimed(output) as work:
         if (work / "ladle.sqlite").exists():
             raise OutputExists(
@@ -232,8 +229,7 @@ def write_folder(
             shutil.copyfileobj(source, copy)
     metadata = {"ladle": provenance(soup)}
     if any(is_adapter(one.checkpoint) for one in soup.pool):
-        dtype, rank = options.dtype, options.rank
-        return copies, write_adapter(soup, folder, dtype=dtype, rank=rank, metadata=metadata)
+        return copies, write_adapter(soup, folder, dtype=options.dtype, metadata=metadata)
     shards = options.max_shard_bytes
     with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:
         soup.stream_into(sink, dtype=options.dtype, advance=advance)

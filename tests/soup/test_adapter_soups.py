@@ -14,8 +14,10 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import ladle
 import tiny
@@ -401,6 +403,102 @@ def test_adapters_and_models_do_not_mix(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path / "model")
     with pytest.raises(LayoutMismatch, match="cannot be averaged"):
         ladle.open([path, tmp_path / "model"])
+
+
+class Either(nn.Module):
+    """Matrices of both kinds, square or not: a Conv1D holds the transpose of a Linear's."""
+
+    def __init__(self, middle: int, *, last_is_conv1d: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.ModuleDict({"dense": nn.Linear(16, middle)})
+        self.square = nn.ModuleDict({"dense": nn.Linear(middle, middle)})
+        self.mix = Conv1D(middle, middle)
+        self.down = Conv1D(3, middle) if last_is_conv1d else nn.Linear(middle, 3)
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        hidden = self.square["dense"](self.up["dense"](inputs).relu()).relu()
+        return self.down(self.mix(hidden))
+
+
+def tagger() -> Any:
+    torch.manual_seed(0)
+    config = tiny.gpt2().config
+    config.initializer_range = 0.5
+    return transformers.GPT2ForTokenClassification(config).eval()
+
+
+def weights_by_peft(path: Path, build: Callable[[], Any]) -> dict[str, torch.Tensor]:
+    """The base's weights and the changes by PEFT's own account."""
+    state = dict(build().double().state_dict())
+    return state | {name: state[name] + change for name, change in changes(path, build).items()}
+
+
+@pytest.mark.parametrize(
+    ("build", "targets"),
+    [
+        (tagger, ["attn.c_proj", "classifier"]),
+        (tagger, ["c_attn", "c_proj", "c_fc", "classifier"]),
+        (lambda: Either(24), ["dense", "down"]),
+        (lambda: Either(24, last_is_conv1d=False), ["dense", "down"]),
+        (lambda: Either(16, last_is_conv1d=False), ["mix"]),
+    ],
+)
+def test_square_matrices_lie_as_their_modules_hold_them(
+    tmp_path: Path, build: Callable[[], Any], targets: list[str]
+) -> None:
+    path = adapters(tmp_path, build, [{"r": 4, "target_modules": targets}])[0]
+    save_file(build().state_dict(), tmp_path / "base.safetensors")
+    pool = with_base(ladle.open(path), open_checkpoint(tmp_path / "base.safetensors"))
+    found = ladle.uniform(pool).state_dict()
+    for name, wanted in weights_by_peft(path, build).items():
+        assert torch.allclose(found[name].double(), wanted, atol=1e-5), name
+
+
+@pytest.mark.parametrize("last_is_conv1d", [False, True])
+def test_a_square_matrix_that_may_lie_either_way_is_refused(
+    tmp_path: Path, last_is_conv1d: bool
+) -> None:
+    def build() -> Either:
+        return Either(16, last_is_conv1d=last_is_conv1d)
+
+    path = adapters(tmp_path, build, [{"r": 4, "target_modules": ["dense", "mix"]}])[0]
+    save_file(build().state_dict(), tmp_path / "base.safetensors")
+    with pytest.raises(LayoutMismatch, match="whether a Linear or a Conv1D holds it") as caught:
+        with_base(ladle.open(path), open_checkpoint(tmp_path / "base.safetensors"))
+    assert "\n" not in str(caught.value)
+
+
+def untied_gpt2() -> Any:
+    model = gpt2()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["changed", "held"])
+def test_of_tied_tensors_the_adapted_one_changes_alone(tmp_path: Path, held: bool) -> None:
+    config = {"r": 4, "target_modules": ["c_attn"] if held else ["wte", "c_attn"]}
+    config |= {"modules_to_save": ["wte"]} if held else {}
+    paths = adapters(tmp_path, gpt2, [config], save_embedding_layers=False)
+    wanted = said(peft.PeftModel.from_pretrained(gpt2(), paths[0]).eval())
+    torch.save(gpt2().state_dict(), tmp_path / "tied.pt")  # It has both names.
+    soup = ladle.uniform(with_base(ladle.open(paths), open_checkpoint(tmp_path / "tied.pt")))
+    assert torch.allclose(said(soup.load_into(untied_gpt2())), wanted, atol=2e-5, rtol=2e-5)
+    with pytest.raises(LayoutMismatch, match=r"ties .* which differ in the soup; untie them"):
+        soup.load_into(gpt2())
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["changed", "held"])
+def test_a_model_whose_ties_the_base_does_not_tell_is_refused(tmp_path: Path, held: bool) -> None:
+    config = {"r": 4, "target_modules": ["c_attn"] if held else ["wte", "c_attn"]}
+    config |= {"modules_to_save": ["wte"]} if held else {}
+    paths = adapters(tmp_path, gpt2, [config], save_embedding_layers=False)
+    gpt2().save_pretrained(tmp_path / "base")  # It leaves out the output layer.
+    soup = ladle.uniform(with_base(ladle.open(paths), open_checkpoint(tmp_path / "base")))
+    with pytest.raises(
+        LayoutMismatch, match=r"change transformer.wte.weight alone, and the model ties lm_head"
+    ):
+        soup.load_into(gpt2())
 
 
 def test_an_adapter_alone_goes_into_no_model(tmp_path: Path) -> None:

@@ -15,12 +15,16 @@ from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpe
 from ladle.checkpoint.dtypes import ITEMSIZE
 from ladle.checkpoint.naming import matched
 from ladle.checkpoint.numbers import decode, encode
+from ladle.checkpoint.orientation import lying_as_in
 from ladle.errors import LayoutMismatch
 
 
 @dataclass(frozen=True)
 class Applied:
     """The model that an adapter makes of its base: see `Checkpoint`.
+
+    Of tensors that the base ties, only those change that the adapter names, as with PEFT; they are
+    tied no more.
 
     Changed tensors are float32, or float64 where the base's are: the sum of a 16-bit weight and its
     small change needs more digits than the weight.
@@ -57,49 +61,74 @@ class Applied:
         return names | {name: name for name in self.adapter.whole}
 
     @property
+    def touched(self) -> list[str]:
+        """The names of the tensors that are not the base's."""
+        return [*self._names]
+
+    @property
     def changed(self) -> list[str]:
-        """The base's names of the tensors that the adapter adds to."""
+        """The names of the tensors that the adapter adds to."""
         return [name for name, known in self._names.items() if known in self.adapter.changes]
 
     @cached_property
+    def _lying(self) -> AdapterCheckpoint:
+        """The adapter with its changes turned as the base's tensors lie."""
+        base = self.base.layout
+        specs = {name: base.tensors[self._kept(name)] for name in base.names}
+        called = {self._names.get(name, name): spec for name, spec in specs.items()}
+        return lying_as_in(self.adapter, self.base, called)
+
+    def _kept(self, name: str) -> str:
+        """The name under which the base has a tensor."""
+        return self.base.layout.ties.get(name, name)
+
+    @cached_property
     def layout(self) -> Layout:
-        base, adapter = self.base.layout, self.adapter.layout
-        tensors = dict(base.tensors)
-        for name, known in self._names.items():
-            spec = adapter.tensors[known]
-            kept = base.ties.get(name, name)
-            if known in self.adapter.whole:
-                tensors[name] = spec
-                continue
-            found = tensors.get(kept)
-            if found is None or found.shape != spec.shape:
-                raise LayoutMismatch(
-                    f"{self.adapter.path} changes {name!r} of {spec}, and the base "
-                    f"{self.base.path} has {found or 'no such tensor'}; give the base it was "
-                    "trained on"
-                )
-            tensors[kept] = TensorSpec(
-                "float64" if found.dtype == "float64" else "float32", found.shape
-            )
-        ties = {alias: kept for alias, kept in base.ties.items() if alias not in tensors}
+        base = self.base.layout
+        tensors: dict[str, TensorSpec] = {}
+        ties: dict[str, str] = {}
+        unchanged: dict[str, str] = {}
+        for name in [*base.names, *(name for name in self._names if name not in base.names)]:
+            kept = self._kept(name)
+            if name in self._names:
+                tensors[name] = self._spec(name, base.tensors.get(kept))
+            elif kept in unchanged:
+                ties[name] = unchanged[kept]
+            else:
+                tensors[name], unchanged[kept] = base.tensors[kept], name
         return Layout(tensors, ties)
+
+    def _spec(self, name: str, found: TensorSpec | None) -> TensorSpec:
+        """Of a tensor that the adapter changes or holds; `found` is the base's."""
+        known = self._names[name]
+        spec = self._lying.layout.tensors[known]
+        if known in self.adapter.whole:
+            return spec
+        if found is None or found.shape != spec.shape:
+            raise LayoutMismatch(
+                f"{self.adapter.path} changes {name!r} of {spec}, and the base "
+                f"{self.base.path} has {found or 'no such tensor'}; give the base it was "
+                "trained on"
+            )
+        return TensorSpec("float64" if found.dtype == "float64" else "float32", found.shape)
 
     def read_into(self, name: str, start: int, out: Bytes) -> None:
         known = self._names.get(name)
         if known is None:
-            self.base.read_into(name, start, out)
+            self.base.read_into(self._kept(name), start, out)
         elif known in self.adapter.whole:
             self.adapter.read_into(known, start, out)
         else:
             self._sum(name, known, start, out)
 
     def _sum(self, name: str, known: str, start: int, out: Bytes) -> None:
-        spec, stored = self.layout.tensors[name], self.base.layout.tensors[name]
+        kept = self._kept(name)
+        spec, stored = self.layout.tensors[name], self.base.layout.tensors[kept]
         count = out.nbytes // ITEMSIZE[spec.dtype]
         raw = np.empty(count * ITEMSIZE[stored.dtype], np.uint8)
-        self.base.read_into(name, start, raw)
+        self.base.read_into(kept, start, raw)
         change = np.empty(count * 4, np.uint8)
-        self.adapter.read_into(known, start, change)
+        self._lying.read_into(known, start, change)
         total = decode(raw, stored.dtype).astype(np.float64) + decode(change, "float32")
         out[:] = encode(total, spec.dtype)
 

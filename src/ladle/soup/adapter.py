@@ -118,8 +118,25 @@ def truncated(soup: Soup) -> tuple[Checkpoint, list[str]]:
         return adapter, [*changes]
     model = Applied(on.base, adapter)
     found = renamed_as(model, soup.pool.layout.names)
-    called = found.names if isinstance(found, Renamed) else {}
-    return found, [called.get(name, name) for name in model.changed]
+    return found, _called(found, model.changed)
+
+
+def touched(pool: Pool) -> list[str]:
+    """The tensors that adapters on their base change or hold, by the pool's names."""
+    found = [(one, _seen_through(one)) for one in pool]
+    return list(
+        dict.fromkeys(
+            name
+            for one, on in found
+            if isinstance(on, Applied)
+            for name in _called(one.checkpoint, on.touched)
+        )
+    )
+
+
+def _called(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
+    called = checkpoint.names if isinstance(checkpoint, Renamed) else {}
+    return [called.get(name, name) for name in names]
 
 
 def write_adapter(

@@ -159,6 +159,7 @@ class Soup:
         Raises:
             LayoutMismatch: the model's tensors are not the soup's.
         """
+        from ladle.soup.adapter import touched
         from ladle.soup.live import ModuleSink
 
         if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in self.pool):
@@ -168,6 +169,7 @@ class Soup:
             )
         soup = self.renamed_as(model.state_dict().keys())
         sink = ModuleSink(model, soup.pool.layout)
+        sink.check_untied(touched(soup.pool))
         replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
         sink.finish()
         return model

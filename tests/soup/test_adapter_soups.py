@@ -542,6 +542,25 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     )
 
 
+def test_distances_from_the_base_are_those_of_the_changes(tmp_path: Path) -> None:
+    config = {"r": 4, "target_modules": ["query", "dense"], "modules_to_save": ["classifier"]}
+    paths = adapters(tmp_path, bert, [config] * 2)
+    state = {n: t for n, t in bert().state_dict().items() if not n.startswith("classifier")}
+    save_file(state, tmp_path / "base.safetensors")
+    command = [sys.executable, "-m", "ladle", "inspect", *map(str, paths), "--json"]
+    command += ["--base", str(tmp_path / "base.safetensors")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["geometry"]
+    each = [changes(path, bert) for path in paths]
+    flat = [torch.cat([change.flatten() for change in one.values()]) for one in each]
+    assert found["distances"] == pytest.approx([float(one.norm()) for one in flat], rel=1e-6)
+    cosine = float(torch.cosine_similarity(*flat, dim=0))
+    assert found["angles"][0][1] == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-6)
+    norm = float(torch.cat([state[name].flatten() for name in each[0]]).double().norm())
+    assert found["base_norm"] == pytest.approx(norm, rel=1e-6)
+
+
 # A task whose classes are what the mean of two adapters says, as a file of one's own.
 TASK = """
 import sys

@@ -107,10 +107,11 @@ def _geometry(
     ingredients: tuple[Ingredient, ...], base: str | Path, *, by_tensor: bool
 ) -> dict[str, Any]:
     from ladle.checkpoint import open_checkpoint
-    from ladle.soup import Pool
+    from ladle.soup import Pool, with_base
     from ladle.soup.geometry import geometry
 
-    total, tensors = geometry(Pool.of(ingredients), open_checkpoint(base))
+    origin = open_checkpoint(base)
+    total, tensors = geometry(with_base(Pool.of(ingredients), origin), origin)
     document = {"base": str(base), "names": list(total.names), **_measures(total)}
     if by_tensor:
         document["tensors"] = {name: _measures(one) for name, one in tensors.items()}

@@ -82,7 +82,7 @@ def cook(
         LadleError: see the recipe, the evaluation and the merge.
     """
     kitchen = kitchen or Kitchen()
-    check_output(pool, output, overwrite=kitchen.overwrite)
+    check_output(pool, output, overwrite=kitchen.overwrite, rank=kitchen.rank)
     check_room(_existing(output.resolve().parent), room_for(pool))
     with claimed(output) as work:
         if (output / _STORE).is_file() and not (work / _STORE).exists():

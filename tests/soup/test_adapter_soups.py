@@ -561,6 +561,26 @@ def test_distances_from_the_base_are_those_of_the_changes(tmp_path: Path) -> Non
     assert found["base_norm"] == pytest.approx(norm, rel=1e-6)
 
 
+def test_one_file_for_adapters_is_refused_before_any_work(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
+    bert().save_pretrained(tmp_path / "base")
+    file = tmp_path / "soup.safetensors"
+    mark = tmp_path / "scored"
+    score = ["--score", f"touch {mark}; echo 1 {{model}}", "-o", str(file)]
+    base = ["--base", str(tmp_path / "base"), "--rank", "2"]
+    for arguments, told in (
+        (["average", "--dry-run", "-o", str(file)], "a soup of adapters is a folder"),
+        (["cook", *score], "a soup of adapters is a folder"),
+        (["cook", *score, *base], f"--rank truncates an adapter, and {file} would be a whole"),
+    ):
+        command = [sys.executable, "-m", "ladle", arguments[0], *map(str, paths), *arguments[1:]]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert told in done.stderr
+    assert not mark.exists()
+    assert not file.exists()
+
+
 # A task whose classes are what the mean of two adapters says, as a file of one's own.
 TASK = """
 import sys

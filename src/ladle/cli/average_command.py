@@ -40,7 +40,7 @@ def command(
     """
     from ladle.merge import mean
     from ladle.soup import Soup
-    from ladle.soup.output import WriteOptions, check_output, check_rank, read_record, save
+    from ladle.soup.output import WriteOptions, check_output, read_record, save
     from ladle.soup.record import record
 
     pool = opening.pool(inputs)
@@ -48,9 +48,8 @@ def command(
     recipe = "uniform" if weights is None else "weighted"
     soup = Soup(pool, merge, recipe=recipe, integers=integers, rank=rank)
     called = shlex.join(["ladle", *sys.argv[1:]])
-    check_output(pool, output, overwrite=overwrite)
+    check_output(pool, output, overwrite=overwrite, rank=rank)
     write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
-    check_rank(pool, rank)
     if not dry_run:
         with screen.watching_bytes("reading", len(pool) * pool.layout.nbytes) as advance:
             pool.hash_all(advance)

@@ -62,7 +62,7 @@ def command(
     """
     from ladle.cook import Kitchen, cook
     from ladle.report import verdict
-    from ladle.soup.output import WriteOptions, check_output, check_rank, is_file_output
+    from ladle.soup.output import WriteOptions, check_output, is_file_output
 
     if (task is None) == (score is None):
         raise BadInput("give either --task or --score, to say what is good")
@@ -75,10 +75,9 @@ def command(
         raise BadInput("--bn recalibrate needs the training data of a --task")
     chosen = _recipe(recipe, strict=strict, integers=integers)
     pool = opening.pool(inputs)
-    check_output(pool, output, overwrite=overwrite)
-    check_rank(pool, rank)
     start = _base(base, inputs)
     pool = _models(pool, start, task)
+    check_output(pool, output, overwrite=overwrite, rank=rank)
     open_evaluate = (
         _task_evaluate(task, device, batch_size)
         if task is not None

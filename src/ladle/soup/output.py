@@ -57,14 +57,18 @@ def record_of(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
 
-def check_output(pool: Iterable[Ingredient], output: Path, *, overwrite: bool) -> None:
-    """Check that writing `output` loses nothing, before any work is done.
+def check_output(
+    pool: Iterable[Ingredient], output: Path, *, overwrite: bool, rank: int | None = None
+) -> None:
+    """Check that `output` can be written and loses nothing, before any work is done.
 
     Raises:
         OutputExists: it exists, and may not be replaced.
         BadInput: it or its `.part` is, holds, or lies in one of the ingredients, or in the folder
-            in which they were found, where it would be found as one of them.
+            in which they were found, where it would be found as one of them; it is one file, and
+            adapters without their base take two; or there is nothing for `rank` to truncate.
     """
+    pool = list(pool)
     if re.match(r"\w{2,}:/", str(output)):
         raise BadInput(f"{output} is a URL; write to a local --output and copy it there")
     paths = {one.checkpoint.path for one in pool} | {one.found_in for one in pool if one.found_in}
@@ -81,9 +85,21 @@ def check_output(pool: Iterable[Ingredient], output: Path, *, overwrite: bool) -
             f"ladle writes no {output.suffix} files; let {output} end in "
             f"{' or '.join(FILE_SUFFIXES)}, or name a folder"
         )
+    if rank is not None and not all(is_adapter(one.checkpoint) for one in pool):
+        raise BadInput("--rank is for LoRA adapters, and these are none; leave it out")
     if not is_file_output(output):
         refuse_existing(output, overwrite=overwrite)
         return
+    if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in pool):
+        raise BadInput(
+            "a soup of adapters is a folder, with a configuration beside the weights; let "
+            f"{output} have no suffix"
+        )
+    if rank is not None:
+        raise BadInput(
+            f"--rank truncates an adapter, and {output} would be a whole model; leave it out, or "
+            "let --output have no suffix"
+        )
     # The record is published first, so weights of ours always have one.
     is_ours = _is_record(record_of(output))
     for file in (output, record_of(output)):
@@ -108,8 +124,7 @@ def save(
     advance: Advance = lambda nbytes: None,
 ) -> Path:
     """Write a soup that nobody evaluated: see `Soup.save`."""
-    check_output(soup.pool, output, overwrite=overwrite)
-    check_rank(soup.pool, soup.rank)
+    check_output(soup.pool, output, overwrite=overwrite, rank=soup.rank)
     with claimed(output) as work:
         if (work / "ladle.sqlite").exists():
             raise OutputExists(
@@ -174,11 +189,6 @@ def write_file(
 
     Adapters give one only on their base, as a whole model.
     """
-    if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in soup.pool):
-        raise BadInput(
-            "a soup of adapters is a folder, with a configuration beside the weights; let "
-            f"{target} have no suffix"
-        )
     layout = with_dtype(soup.layout, options.dtype)
     check_room(target.parent, layout.nbytes)
     writing: AbstractContextManager[FileSink]
@@ -189,16 +199,6 @@ def write_file(
     with writing as sink:
         soup.stream_into(sink, dtype=options.dtype, advance=advance)
     write_json(record_of(target), kept)
-
-
-def check_rank(pool: Pool, rank: int | None) -> None:
-    """Check that there is something for `rank` to truncate.
-
-    Raises:
-        BadInput: a rank is given, and the pool is of no adapters.
-    """
-    if rank is not None and not all(is_adapter(one.checkpoint) for one in pool):
-        raise BadInput("--rank is for LoRA adapters, and these are none; leave it out")
 
 
 def room_for(pool: Pool) -> int:

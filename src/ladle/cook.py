@@ -24,7 +24,16 @@ from ladle.evaluate import (
 )
 from ladle.files import check_room, claimed
 from ladle.report import write_report
-from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, is_adapter, uniform_soup
+from ladle.soup import (
+    Evaluate,
+    Ingredient,
+    Policy,
+    Pool,
+    Soup,
+    is_adapter,
+    uniform_soup,
+    without_changes,
+)
 from ladle.soup.output import WriteOptions, check_output, publish, room_for
 from ladle.soup.record import record
 
@@ -147,8 +156,9 @@ def _judged(
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
     best = max(range(len(pool)), key=lambda i: _rank(evaluator(singles[i])))
     contestants: list[Contestant] = []
-    if kitchen.base and _is_whole(kitchen.base, pool):
-        base = uniform_soup(Pool.of([kitchen.base]), integers=kitchen.integers)
+    start = kitchen.base and without_changes(kitchen.base, pool)
+    if start and _is_whole(start, pool):
+        base = uniform_soup(Pool.of([start]), integers=kitchen.integers)
         name = "base" if "base" not in {one.name for one in pool} else "the base"
         contestants.append(contestant(name, "base", base, evaluator))
     alone = [

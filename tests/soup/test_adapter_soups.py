@@ -24,7 +24,7 @@ import tiny
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import Linear
-from ladle.soup import Soup, with_base
+from ladle.soup import Ingredient, Pool, Soup, with_base, without_changes
 from ladle.soup.output import read_record
 from states import read
 
@@ -508,6 +508,77 @@ def test_an_adapter_alone_goes_into_no_model(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="a soup of adapters is a folder"):
         ladle.uniform(ladle.open(paths)).save(tmp_path / "soup.safetensors")
     assert not (tmp_path / "soup.safetensors").exists()
+
+
+def classifier_on(base: Path) -> Any:
+    torch.manual_seed(7)
+    options = {"num_labels": 3, "problem_type": "single_label_classification"}
+    return transformers.BertForSequenceClassification.from_pretrained(base, **options).eval()
+
+
+@pytest.mark.parametrize("kind", ["BertForPreTraining", "BertModel"])
+def test_bases_as_hubs_have_them(tmp_path: Path, kind: str) -> None:
+    """With the head of their own training, or none and no `bert.` before the names."""
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(bert().config)
+    state = {**model.state_dict(), "an.old.buffer": torch.arange(3)}
+    model.save_pretrained(tmp_path / "base", state_dict=state)
+    config = {"r": 4, "target_modules": ["query", "dense"], "modules_to_save": ["classifier"]}
+
+    def build() -> Any:
+        return classifier_on(tmp_path / "base")
+
+    paths = adapters(tmp_path, build, [config] * 2)
+    pool = ladle.open(paths)
+    written = ladle.uniform(pool).save(tmp_path / "soup")
+    wanted = said(peft.PeftModel.from_pretrained(build(), written).eval())
+    soup = ladle.uniform(with_base(pool, open_checkpoint(tmp_path / "base")))
+    assert torch.allclose(said(soup.load_into(bert())), wanted, atol=2e-5, rtol=2e-5)
+    # So it is truncated.
+    small = replace(ladle.uniform(pool), rank=2).save(tmp_path / "small")
+    wanted = said(peft.PeftModel.from_pretrained(build(), small).eval())
+    assert torch.allclose(
+        said(replace(soup, rank=2).load_into(bert())), wanted, atol=2e-5, rtol=2e-5
+    )
+
+
+def test_adapters_of_a_trunk_on_a_base_with_a_head(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path / "base")
+
+    def build() -> Any:
+        return transformers.BertModel.from_pretrained(tmp_path / "base").eval()
+
+    path = adapters(tmp_path, build, [{"r": 4, "target_modules": ["query", "dense"]}])[0]
+    soup = ladle.uniform(with_base(ladle.open(path), open_checkpoint(tmp_path / "base")))
+    found = soup.load_into(transformers.BertModel(bert().config).eval())
+    with torch.no_grad():
+        wanted = peft.PeftModel.from_pretrained(build(), path).eval()(tiny.IDS).pooler_output
+        assert torch.allclose(found(tiny.IDS).pooler_output, wanted, atol=2e-5, rtol=2e-5)
+
+
+def test_a_base_that_lacks_a_part_of_the_model_is_refused(tmp_path: Path) -> None:
+    """PEFT would draw it at random."""
+    path = adapters(
+        tmp_path, bert, [{"r": 4, "target_modules": ["query"], "modules_to_save": ["classifier"]}]
+    )[0]
+    transformers.BertForMaskedLM(bert().config).save_pretrained(tmp_path / "base")
+    soup = ladle.uniform(with_base(ladle.open(path), open_checkpoint(tmp_path / "base")))
+    with pytest.raises(LayoutMismatch, match=r"does not fit .* the soup lacks bert.pooler") as told:
+        soup.load_into(bert())
+    assert "the model lacks" not in str(told.value), "another head is no matter"
+
+
+def test_the_base_is_judged_as_the_model_that_the_adapters_change(tmp_path: Path) -> None:
+    path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
+    state = {**bert().state_dict(), "an.old.buffer": torch.arange(3)}
+    save_file(state, tmp_path / "base.safetensors")
+    base = Ingredient("base", open_checkpoint(tmp_path / "base.safetensors"))
+    pool = with_base(ladle.open(path), base.checkpoint)
+    start = without_changes(base, pool)
+    found = ladle.uniform(Pool.of([start])).load_into(tiny.bert(seed=1))
+    assert torch.equal(said(found), said(bert()))
+    assert start.digest == base.digest != pool[0].digest, "or the store would mix them up"
+    assert without_changes(base, Pool.of([base])) is base
 
 
 def test_a_base_of_another_model_is_refused(tmp_path: Path) -> None:

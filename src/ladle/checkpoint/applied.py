@@ -13,7 +13,7 @@ import numpy as np
 from ladle.checkpoint.adapter import AdapterCheckpoint
 from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.naming import matched
+from ladle.checkpoint.naming import called_around, matched
 from ladle.checkpoint.numbers import decode, encode
 from ladle.checkpoint.orientation import lying_as_in
 from ladle.errors import LayoutMismatch
@@ -54,10 +54,17 @@ class Applied:
         return Envelope()
 
     @cached_property
+    def _stored(self) -> Mapping[str, str]:
+        """The names of the base's tensors in the model -> those under which the base holds them."""
+        base = self.base.layout
+        called = called_around(base.names, [*self.adapter.changes])
+        return {new: base.ties.get(old, old) for old, new in called.items()}
+
+    @cached_property
     def _names(self) -> Mapping[str, str]:
-        """The base's names of the tensors that the adapter changes or holds -> the adapter's."""
-        changed, there = [*self.adapter.changes], self.base.layout.names
-        names = {new: old for old, new in matched(changed, there).items()}
+        """The names of the tensors that the adapter changes or holds -> the adapter's."""
+        changed = matched([*self.adapter.changes], [*self._stored])
+        names = {new: old for old, new in changed.items()}
         return names | {name: name for name in self.adapter.whole}
 
     @property
@@ -73,14 +80,9 @@ class Applied:
     @cached_property
     def _lying(self) -> AdapterCheckpoint:
         """The adapter with its changes turned as the base's tensors lie."""
-        base = self.base.layout
-        specs = {name: base.tensors[self._kept(name)] for name in base.names}
-        called = {self._names.get(name, name): spec for name, spec in specs.items()}
-        return lying_as_in(self.adapter, self.base, called)
-
-    def _kept(self, name: str) -> str:
-        """The name under which the base has a tensor."""
-        return self.base.layout.ties.get(name, name)
+        known = self.base.layout.tensors
+        specs = {self._names.get(new, new): known[old] for new, old in self._stored.items()}
+        return lying_as_in(self.adapter, self.base, specs)
 
     @cached_property
     def layout(self) -> Layout:
@@ -88,19 +90,21 @@ class Applied:
         tensors: dict[str, TensorSpec] = {}
         ties: dict[str, str] = {}
         unchanged: dict[str, str] = {}
-        for name in [*base.names, *(name for name in self._names if name not in base.names)]:
-            kept = self._kept(name)
+        for name, kept in self._stored.items():
             if name in self._names:
-                tensors[name] = self._spec(name, base.tensors.get(kept))
+                tensors[name] = self._spec(name)
             elif kept in unchanged:
                 ties[name] = unchanged[kept]
             else:
                 tensors[name], unchanged[kept] = base.tensors[kept], name
+        new = [name for name in self._names if name not in self._stored]
+        tensors |= {name: self._spec(name) for name in new}
         return Layout(tensors, ties)
 
-    def _spec(self, name: str, found: TensorSpec | None) -> TensorSpec:
-        """Of a tensor that the adapter changes or holds; `found` is the base's."""
+    def _spec(self, name: str) -> TensorSpec:
+        """Of a tensor that the adapter changes or holds."""
         known = self._names[name]
+        found = self.base.layout.tensors[self._stored[name]] if name in self._stored else None
         spec = self._lying.layout.tensors[known]
         if known in self.adapter.whole:
             return spec
@@ -115,14 +119,14 @@ class Applied:
     def read_into(self, name: str, start: int, out: Bytes) -> None:
         known = self._names.get(name)
         if known is None:
-            self.base.read_into(self._kept(name), start, out)
+            self.base.read_into(self._stored[name], start, out)
         elif known in self.adapter.whole:
             self.adapter.read_into(known, start, out)
         else:
             self._sum(name, known, start, out)
 
     def _sum(self, name: str, known: str, start: int, out: Bytes) -> None:
-        kept = self._kept(name)
+        kept = self._stored[name]
         spec, stored = self.layout.tensors[name], self.base.layout.tensors[kept]
         count = out.nbytes // ITEMSIZE[spec.dtype]
         raw = np.empty(count * ITEMSIZE[stored.dtype], np.uint8)

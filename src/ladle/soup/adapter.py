@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,37 @@ def touched(pool: Pool) -> list[str]:
             for name in _called(one.checkpoint, on.touched)
         )
     )
+
+
+def fitting(pool: Pool, names: Collection[str]) -> Layout:
+    """The layout of a pool as a model of these names takes it.
+
+    A base may have tensors that the adapters' model has not, such as another head: they are left
+    out, as the libraries do that load it. What adapters hold stays, and so does a pool of models.
+    """
+    if not isinstance(_seen_through(pool[0]), Applied):
+        return pool.layout
+    layout, wanted = pool.layout, {*names, *touched(pool)}
+    tensors = {name: spec for name, spec in layout.tensors.items() if name in wanted}
+    ties: dict[str, str] = {}
+    for alias, kept in layout.ties.items():
+        if alias in wanted and kept in wanted:
+            ties[alias] = kept
+        elif alias in wanted:
+            tensors[alias] = layout.tensors[kept]
+    return Layout(tensors, ties)
+
+
+def without_changes(base: Ingredient, pool: Pool) -> Ingredient:
+    """The base as a model like those that adapters make of it; for a pool of models, itself."""
+    model = _seen_through(pool[0])
+    if not isinstance(model, Applied):
+        return base
+    changes = {name: replace(one, scaling=0.0) for name, one in model.adapter.changes.items()}
+    layout = model.adapter.layout.only(changes)
+    nothing = replace(model.adapter, changes=changes, whole={}, layout=layout)
+    # Its weights are the base's, whatever the adapter is that its names are from.
+    return Ingredient(base.name, Applied(model.base, nothing), base.facts, None, [base.digest])
 
 
 def _called(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:

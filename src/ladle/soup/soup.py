@@ -159,7 +159,7 @@ class Soup:
         Raises:
             LayoutMismatch: the model's tensors are not the soup's.
         """
-        from ladle.soup.adapter import touched
+        from ladle.soup.adapter import fitting, touched
         from ladle.soup.live import ModuleSink
 
         if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in self.pool):
@@ -167,8 +167,9 @@ class Soup:
                 f"{', '.join(self.members)}: an adapter is no model without its base; give it with "
                 "--base"
             )
-        soup = self.renamed_as(model.state_dict().keys())
-        sink = ModuleSink(model, soup.pool.layout)
+        names = model.state_dict().keys()
+        soup = self.renamed_as(names)
+        sink = ModuleSink(model, fitting(soup.pool, names))
         sink.check_untied(touched(soup.pool))
         replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
         sink.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from ladle.errors import LayoutMismatch
 class Applied:
     """The model that an adapter makes of its base: see `Checkpoint`.
 
-    Of tensors that the base ties, only those change that the adapter names, as with PEFT; they are
-    tied no more.
+    As with PEFT, an adapter that brings a copy of a tensor of the base adds to that, and of tensors
+    that the base ties only those change that it names; they are tied no more.
 
     Changed tensors are float32, or float64 where the base's are: the sum of a 16-bit weight and its
     small change needs more digits than the weight.
@@ -56,8 +56,9 @@ class Applied:
     @cached_property
     def _stored(self) -> Mapping[str, str]:
         """The names of the base's tensors in the model -> those under which the base holds them."""
-        base = self.base.layout
-        called = called_around(base.names, [*self.adapter.changes])
+        base, brought = self.base.layout, self.adapter.copies
+        wanted = [name for name in self.adapter.changes if name not in brought]
+        called = called_around(base.names, wanted)
         return {new: base.ties.get(old, old) for old, new in called.items()}
 
     @cached_property
@@ -65,7 +66,10 @@ class Applied:
         """The names of the tensors that the adapter changes or holds -> the adapter's."""
         changed = matched([*self.adapter.changes], [*self._stored])
         names = {new: old for old, new in changed.items()}
-        return names | {name: name for name in self.adapter.whole}
+        copies = self.adapter.copies
+        held = {name: name for name in self.adapter.whole if name not in copies.values()}
+        # A weight that it brings is added to, and in `names`; a bias beside it is held.
+        return {name: copy for name, copy in copies.items() if name not in changed} | held | names
 
     @property
     def touched(self) -> list[str]:
@@ -82,7 +86,8 @@ class Applied:
         """The adapter with its changes turned as the base's tensors lie."""
         known = self.base.layout.tensors
         specs = {self._names.get(new, new): known[old] for new, old in self._stored.items()}
-        return lying_as_in(self.adapter, self.base, specs)
+        brought = {name: self.adapter.layout.tensors[c] for name, c in self.adapter.copies.items()}
+        return lying_as_in(self.adapter, self.base, specs | brought)
 
     @cached_property
     def layout(self) -> Layout:
@@ -104,17 +109,23 @@ class Applied:
     def _spec(self, name: str) -> TensorSpec:
         """Of a tensor that the adapter changes or holds."""
         known = self._names[name]
-        found = self.base.layout.tensors[self._stored[name]] if name in self._stored else None
         spec = self._lying.layout.tensors[known]
         if known in self.adapter.whole:
             return spec
+        checkpoint, stored = self._under(name)
+        found = checkpoint.layout.tensors.get(stored)
         if found is None or found.shape != spec.shape:
             raise LayoutMismatch(
                 f"{self.adapter.path} changes {name!r} of {spec}, and the base "
-                f"{self.base.path} has {found or 'no such tensor'}; give the base it was "
+                f"{checkpoint.path} has {found or 'no such tensor'}; give the base it was "
                 "trained on"
             )
         return TensorSpec("float64" if found.dtype == "float64" else "float32", found.shape)
+
+    def _under(self, name: str) -> tuple[Checkpoint, str]:
+        """What has the tensor that a change is added to, and what it is called there."""
+        copy = self.adapter.copies.get(self._names[name])
+        return (self.base, self._stored.get(name, name)) if copy is None else (self.adapter, copy)
 
     def read_into(self, name: str, start: int, out: Bytes) -> None:
         known = self._names.get(name)
@@ -126,15 +137,26 @@ class Applied:
             self._sum(name, known, start, out)
 
     def _sum(self, name: str, known: str, start: int, out: Bytes) -> None:
-        kept = self._stored[name]
-        spec, stored = self.layout.tensors[name], self.base.layout.tensors[kept]
+        checkpoint, kept = self._under(name)
+        spec, stored = self.layout.tensors[name], checkpoint.layout.tensors[kept]
         count = out.nbytes // ITEMSIZE[spec.dtype]
         raw = np.empty(count * ITEMSIZE[stored.dtype], np.uint8)
-        self.base.read_into(kept, start, raw)
+        checkpoint.read_into(kept, start, raw)
         change = np.empty(count * 4, np.uint8)
         self._lying.read_into(known, start, change)
         total = decode(raw, stored.dtype).astype(np.float64) + decode(change, "float32")
         out[:] = encode(total, spec.dtype)
+
+    def unchanged(self) -> Applied:
+        """The base alone, as it stands in this model."""
+        there = {self._names.get(name) for name in self._stored}
+        changes = {
+            name: replace(one, scaling=0.0)
+            for name, one in self.adapter.changes.items()
+            if name in there
+        }
+        layout = self.adapter.layout.only(changes)
+        return Applied(self.base, replace(self.adapter, changes=changes, whole={}, layout=layout))
 
     def digest(self) -> str:
         both = f"{self.base.digest()}\n{self.adapter.digest()}\n"

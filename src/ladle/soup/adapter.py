@@ -35,7 +35,7 @@ from ladle.checkpoint.numbers import Float64, decode, encode
 from ladle.checkpoint.write import FileSink, safetensors_file
 from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
 from ladle.merge import Linear, with_dtype
-from ladle.soup.pool import Ingredient, Pool
+from ladle.soup.pool import Ingredient, Pool, common_layout
 from ladle.soup.soup import Soup
 
 
@@ -93,13 +93,20 @@ def truncated(soup: Soup) -> tuple[Checkpoint, list[str]]:
     """
     import torch
 
-    soup = soup.in_fixed_order()
+    from ladle.soup.live import StateDictSink
+
+    on = _seen_through(soup.pool[0])
+    names = soup.pool.layout.names
+    soup, rank = _of_adapters(soup), soup.rank
     shares = _shares(soup)
     stored = _common_dtype([one for one, _ in shares])
     first = shares[0][0]
-    state: dict[str, torch.Tensor] = {}
+    copies = {name: name for name in first.copies.values()}
+    sink = StateDictSink(soup.layout.only(copies))
+    soup.stream_into(sink, names=copies)
+    state = sink.state
     changes: dict[str, Factors] = {}
-    for change in _changes(shares, soup.rank):
+    for change in _changes(shares, rank):
         for name, values in ((change.factors.a, change.a), (change.factors.b, change.b)):
             flat = torch.from_numpy(_encoded(name, values, stored)).view(getattr(torch, stored))
             state[name] = flat.view(values.shape)
@@ -110,14 +117,13 @@ def truncated(soup: Soup) -> tuple[Checkpoint, list[str]]:
         first,
         stored=MemoryCheckpoint(first.path, state),
         changes=changes,
-        whole={},
-        layout=first.layout.only(changes),
+        whole=copies,
+        layout=soup.layout.only({*changes, *copies}),
     )
-    on = _seen_through(soup.pool[0])
     if not isinstance(on, Applied):
         return adapter, [*changes]
     model = Applied(on.base, adapter)
-    found = renamed_as(model, soup.pool.layout.names)
+    found = renamed_as(model, names)
     return found, _called(found, model.changed)
 
 
@@ -158,11 +164,8 @@ def without_changes(base: Ingredient, pool: Pool) -> Ingredient:
     model = _seen_through(pool[0])
     if not isinstance(model, Applied):
         return base
-    changes = {name: replace(one, scaling=0.0) for name, one in model.adapter.changes.items()}
-    layout = model.adapter.layout.only(changes)
-    nothing = replace(model.adapter, changes=changes, whole={}, layout=layout)
     # Its weights are the base's, whatever the adapter is that its names are from.
-    return Ingredient(base.name, Applied(model.base, nothing), base.facts, None, [base.digest])
+    return Ingredient(base.name, model.unchanged(), base.facts, None, [base.digest])
 
 
 def _called(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
@@ -184,8 +187,7 @@ def write_adapter(
         NonFiniteTensor: a factor holds NaN or infinity, or overflows its dtype.
     """
     first = _adapter(soup.pool[0])  # It gives the configuration, as it gives all side files.
-    # The tensors that are held whole have no rank.
-    soup, rank = replace(soup.in_fixed_order(), rank=None), soup.rank
+    soup, rank = _of_adapters(soup), soup.rank
     shares = _shares(soup)
     stored = dtype or _common_dtype([one for one, _ in shares])
     shapes = _shapes([one for one, _ in shares], rank, stored)
@@ -215,6 +217,17 @@ def _shares(soup: Soup) -> list[tuple[AdapterCheckpoint, float]]:
     if not isinstance(soup.merge, Linear):
         raise BadInput("adapters can only be averaged; write the merged models as one file instead")
     return [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
+
+
+def _of_adapters(soup: Soup) -> Soup:
+    """The exact soup of the adapters without their base, in fixed order."""
+    soup = soup.in_fixed_order()
+    # In that order it stays: digests are for nothing else here.
+    alone = tuple(
+        Ingredient(one.name, _adapter(one), one.facts, one.found_in, [one.digest])
+        for one in soup.pool
+    )
+    return replace(soup, pool=Pool(alone, common_layout(alone)), rank=None)
 
 
 def _seen_through(one: Ingredient) -> Checkpoint:

@@ -92,7 +92,7 @@ def cook(
     """
     kitchen = kitchen or Kitchen()
     check_output(pool, output, overwrite=kitchen.overwrite, rank=kitchen.rank)
-    check_room(_existing(output.resolve().parent), room_for(pool))
+    check_room(_existing(output.resolve().parent), room_for(pool, output))
     with claimed(output) as work:
         if (output / _STORE).is_file() and not (work / _STORE).exists():
             # Replacing an output, what it has measured need not be measured again.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,11 @@ from transformers.pytorch_utils import Conv1D
 import ladle
 import tiny
 from ladle.checkpoint import open_checkpoint
+from ladle.checkpoint.naming import Renamed
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import Linear
 from ladle.soup import Ingredient, Pool, Soup, with_base, without_changes
-from ladle.soup.output import read_record
+from ladle.soup.output import read_record, room_for
 from states import read
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, about models without a name
@@ -58,6 +61,10 @@ def said(model: Any) -> torch.Tensor:
         if any(isinstance(module, Convolutions) for module in model.modules()):
             return model(images)
         return model(tiny.IDS).logits
+
+
+def base_at(path: Path) -> Ingredient:
+    return Ingredient("base", open_checkpoint(path))
 
 
 def adapters(
@@ -176,7 +183,7 @@ def test_the_soup_is_the_mean_of_the_changes(tmp_path: Path, kind: str, weighted
     save_file(
         {n: t.clone() for n, t in build().state_dict().items() if n != "lm_head.weight"}, base
     )
-    applied = with_base(pool, open_checkpoint(base))
+    applied = with_base(pool, base_at(base))
     in_memory = Soup(applied, soup.merge).load_into(build())
     assert torch.allclose(said(in_memory).double(), wanted, atol=2e-5, rtol=2e-5)
 
@@ -229,7 +236,7 @@ def test_copies_of_the_base_in_adapters_are_part_of_the_soup(
     if rank is None:
         assert torch.allclose(written.double(), said(model), atol=2e-5, rtol=2e-5)
     save_file(llama().state_dict(), tmp_path / "base.safetensors")
-    on_base = with_base(soup.pool, open_checkpoint(tmp_path / "base.safetensors"))
+    on_base = with_base(soup.pool, base_at(tmp_path / "base.safetensors"))
     in_memory = replace(soup, pool=on_base)
     assert torch.allclose(said(in_memory.load_into(llama())), written, atol=2e-5, rtol=2e-5)
     # What cook writes is what average writes.
@@ -309,7 +316,7 @@ def test_the_truncated_soup_in_memory_is_the_written_one(tmp_path: Path, kind: s
     )
     wrapped = nn.Module()
     wrapped.module = build()  # Whatever the names are called by.
-    replace(soup, pool=with_base(pool, open_checkpoint(base))).load_into(wrapped)
+    replace(soup, pool=with_base(pool, base_at(base))).load_into(wrapped)
     assert torch.allclose(said(wrapped.module), said(written), atol=2e-5, rtol=2e-5)
     assert not torch.allclose(said(wrapped.module), said(build()), atol=1e-2)
 
@@ -516,7 +523,7 @@ def test_square_matrices_lie_as_their_modules_hold_them(
 ) -> None:
     path = adapters(tmp_path, build, [{"r": 4, "target_modules": targets}])[0]
     save_file(build().state_dict(), tmp_path / "base.safetensors")
-    pool = with_base(ladle.open(path), open_checkpoint(tmp_path / "base.safetensors"))
+    pool = with_base(ladle.open(path), base_at(tmp_path / "base.safetensors"))
     found = ladle.uniform(pool).state_dict()
     for name, wanted in weights_by_peft(path, build).items():
         assert torch.allclose(found[name].double(), wanted, atol=1e-5), name
@@ -532,7 +539,7 @@ def test_a_square_matrix_that_may_lie_either_way_is_refused(
     path = adapters(tmp_path, build, [{"r": 4, "target_modules": ["dense", "mix"]}])[0]
     save_file(build().state_dict(), tmp_path / "base.safetensors")
     with pytest.raises(LayoutMismatch, match="whether a Linear or a Conv1D holds it") as caught:
-        with_base(ladle.open(path), open_checkpoint(tmp_path / "base.safetensors"))
+        with_base(ladle.open(path), base_at(tmp_path / "base.safetensors"))
     assert "\n" not in str(caught.value)
 
 
@@ -549,7 +556,7 @@ def test_of_tied_tensors_the_adapted_one_changes_alone(tmp_path: Path, held: boo
     paths = adapters(tmp_path, gpt2, [config], save_embedding_layers=False)
     wanted = said(peft.PeftModel.from_pretrained(gpt2(), paths[0]).eval())
     torch.save(gpt2().state_dict(), tmp_path / "tied.pt")  # It has both names.
-    soup = ladle.uniform(with_base(ladle.open(paths), open_checkpoint(tmp_path / "tied.pt")))
+    soup = ladle.uniform(with_base(ladle.open(paths), base_at(tmp_path / "tied.pt")))
     assert torch.allclose(said(soup.load_into(untied_gpt2())), wanted, atol=2e-5, rtol=2e-5)
     with pytest.raises(LayoutMismatch, match=r"ties .* which differ in the soup; untie them"):
         soup.load_into(gpt2())
@@ -561,7 +568,7 @@ def test_a_model_whose_ties_the_base_does_not_tell_is_refused(tmp_path: Path, he
     config |= {"modules_to_save": ["wte"]} if held else {}
     paths = adapters(tmp_path, gpt2, [config], save_embedding_layers=False)
     gpt2().save_pretrained(tmp_path / "base")  # It leaves out the output layer.
-    soup = ladle.uniform(with_base(ladle.open(paths), open_checkpoint(tmp_path / "base")))
+    soup = ladle.uniform(with_base(ladle.open(paths), base_at(tmp_path / "base")))
     with pytest.raises(
         LayoutMismatch, match=r"change transformer.wte.weight alone, and the model ties lm_head"
     ):
@@ -599,7 +606,7 @@ def test_bases_as_hubs_have_them(tmp_path: Path, kind: str) -> None:
     pool = ladle.open(paths)
     written = ladle.uniform(pool).save(tmp_path / "soup")
     wanted = said(peft.PeftModel.from_pretrained(build(), written).eval())
-    soup = ladle.uniform(with_base(pool, open_checkpoint(tmp_path / "base")))
+    soup = ladle.uniform(with_base(pool, base_at(tmp_path / "base")))
     assert torch.allclose(said(soup.load_into(bert())), wanted, atol=2e-5, rtol=2e-5)
     # So it is truncated.
     small = replace(ladle.uniform(pool), rank=2).save(tmp_path / "small")
@@ -616,7 +623,7 @@ def test_adapters_of_a_trunk_on_a_base_with_a_head(tmp_path: Path) -> None:
         return transformers.BertModel.from_pretrained(tmp_path / "base").eval()
 
     path = adapters(tmp_path, build, [{"r": 4, "target_modules": ["query", "dense"]}])[0]
-    soup = ladle.uniform(with_base(ladle.open(path), open_checkpoint(tmp_path / "base")))
+    soup = ladle.uniform(with_base(ladle.open(path), base_at(tmp_path / "base")))
     found = soup.load_into(transformers.BertModel(bert().config).eval())
     with torch.no_grad():
         wanted = peft.PeftModel.from_pretrained(build(), path).eval()(tiny.IDS).pooler_output
@@ -629,7 +636,7 @@ def test_a_base_that_lacks_a_part_of_the_model_is_refused(tmp_path: Path) -> Non
         tmp_path, bert, [{"r": 4, "target_modules": ["query"], "modules_to_save": ["classifier"]}]
     )[0]
     transformers.BertForMaskedLM(bert().config).save_pretrained(tmp_path / "base")
-    soup = ladle.uniform(with_base(ladle.open(path), open_checkpoint(tmp_path / "base")))
+    soup = ladle.uniform(with_base(ladle.open(path), base_at(tmp_path / "base")))
     with pytest.raises(LayoutMismatch, match=r"does not fit .* the soup lacks bert.pooler") as told:
         soup.load_into(bert())
     assert "the model lacks" not in str(told.value), "another head is no matter"
@@ -639,8 +646,8 @@ def test_the_base_is_judged_as_the_model_that_the_adapters_change(tmp_path: Path
     path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
     state = {**bert().state_dict(), "an.old.buffer": torch.arange(3)}
     save_file(state, tmp_path / "base.safetensors")
-    base = Ingredient("base", open_checkpoint(tmp_path / "base.safetensors"))
-    pool = with_base(ladle.open(path), base.checkpoint)
+    base = base_at(tmp_path / "base.safetensors")
+    pool = with_base(ladle.open(path), base)
     start = without_changes(base, pool)
     found = ladle.uniform(Pool.of([start])).load_into(tiny.bert(seed=1))
     assert torch.equal(said(found), said(bert()))
@@ -648,11 +655,49 @@ def test_the_base_is_judged_as_the_model_that_the_adapters_change(tmp_path: Path
     assert without_changes(base, Pool.of([base])) is base
 
 
+class Counted(Renamed):
+    """A checkpoint that counts how often it is hashed."""
+
+    def digest(self) -> str:
+        COUNTED.append(self.path)
+        time.sleep(0.1)  # Two threads would both ask within this.
+        return super().digest()
+
+
+COUNTED: list[Path] = []
+
+
+def test_the_base_is_hashed_once_for_all_that_lies_on_it(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 3)
+    bert().save_pretrained(tmp_path / "base")
+    found = open_checkpoint(tmp_path / "base")
+    base = Ingredient("base", Counted(found, {name: name for name in found.layout.names}))
+    COUNTED.clear()
+    pool = with_base(ladle.open(paths), base)
+    told = {*pool.digests, ladle.uniform(pool).digest, without_changes(base, pool).digest}
+    assert len(told) == 5
+    assert len(COUNTED) == 1
+    assert pickle.loads(pickle.dumps(pool)).digests == pool.digests  # noqa: S301 - our own
+    alone = with_base(ladle.open(paths), base_at(tmp_path / "base"))
+    assert alone.digests == pool.digests
+
+
+def test_room_is_asked_for_what_is_written(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 3)
+    bert().save_pretrained(tmp_path / "base")
+    alone = ladle.open(paths)
+    pool = with_base(alone, base_at(tmp_path / "base"))
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    size = sum((path / name).stat().st_size for path in paths for name in names)
+    assert room_for(pool, tmp_path / "soup") == room_for(alone, tmp_path / "soup") == size
+    assert room_for(pool, tmp_path / "soup.safetensors") == pool.layout.nbytes
+
+
 def test_a_base_of_another_model_is_refused(tmp_path: Path) -> None:
     path = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}])[0]
     gpt2().save_pretrained(tmp_path / "other")
     with pytest.raises(LayoutMismatch, match="no such tensor; give the base it was trained on"):
-        with_base(ladle.open(path), open_checkpoint(tmp_path / "other"))
+        with_base(ladle.open(path), base_at(tmp_path / "other"))
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ladle.checkpoint.naming import called_around, matched
 from ladle.checkpoint.numbers import decode, encode
 from ladle.checkpoint.orientation import lying_as_in
 from ladle.errors import LayoutMismatch
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Applied:
 
     base: Checkpoint
     adapter: AdapterCheckpoint
+    base_digest: Callable[[], str] | None = field(default=None, compare=False)
+    """Of the base, where others lie on it too: it remembers, for a base may be large."""
 
     @property
     def path(self) -> Path:
@@ -159,5 +164,8 @@ class Applied:
         return Applied(self.base, replace(self.adapter, changes=changes, whole={}, layout=layout))
 
     def digest(self) -> str:
-        both = f"{self.base.digest()}\n{self.adapter.digest()}\n"
+        # Together, all would ask before one knows, and each read the whole base.
+        with _ONE_AT_A_TIME:
+            base = (self.base_digest or self.base.digest)()
+        both = f"{base}\n{self.adapter.digest()}\n"
         return hashlib.sha256(both.encode()).hexdigest()

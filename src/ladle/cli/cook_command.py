@@ -122,7 +122,7 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
     from ladle.soup import is_adapter, with_base
 
     if base is not None:
-        return with_base(pool, base.checkpoint)
+        return with_base(pool, base)
     if task is not None and any(is_adapter(one.checkpoint) for one in pool):
         raise BadInput("an adapter is no model without its base; give it with --base")
     return pool

@@ -111,7 +111,7 @@ def _geometry(
     from ladle.soup.geometry import geometry
 
     origin = Ingredient("base", open_checkpoint(base))
-    pool = with_base(Pool.of(ingredients), origin.checkpoint)
+    pool = with_base(Pool.of(ingredients), origin)
     total, tensors = geometry(pool, without_changes(origin, pool).checkpoint)
     document = {"base": str(base), "names": list(total.names), **_measures(total)}
     if by_tensor:

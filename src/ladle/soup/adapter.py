@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,10 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     return isinstance(checkpoint, (AdapterCheckpoint, Applied))
 
 
-def with_base(pool: Pool, base: Checkpoint) -> Pool:
-    """Adapters as the models that they make of `base`; a pool of models as it is.
+def with_base(pool: Pool, base: Ingredient) -> Pool:
+    """Adapters as the models that they make of `base`, which is hashed once for all of them.
+
+    A pool of models stays as it is.
 
     Raises:
         LayoutMismatch: the base lacks a tensor that an adapter changes.
@@ -80,10 +83,11 @@ def with_base(pool: Pool, base: Checkpoint) -> Pool:
     return Pool.of((_on(one, base) for one in pool), pool.remarks)
 
 
-def _on(one: Ingredient, base: Checkpoint) -> Ingredient:
+def _on(one: Ingredient, base: Ingredient) -> Ingredient:
     if not isinstance(one.checkpoint, AdapterCheckpoint):
         return one
-    return Ingredient(one.name, Applied(base, one.checkpoint), one.facts, one.found_in)
+    model = Applied(base.checkpoint, one.checkpoint, partial(getattr, base, "digest"))
+    return Ingredient(one.name, model, one.facts, one.found_in)
 
 
 def truncated(soup: Soup) -> tuple[Checkpoint, list[str]]:
@@ -186,7 +190,7 @@ def write_adapter(
         LayoutMismatch: only some of the ingredients are adapters.
         NonFiniteTensor: a factor holds NaN or infinity, or overflows its dtype.
     """
-    first = _adapter(soup.pool[0])  # It gives the configuration, as it gives all side files.
+    first = adapter_of(soup.pool[0])  # It gives the configuration, as it gives all side files.
     soup, rank = _of_adapters(soup), soup.rank
     shares = _shares(soup)
     stored = dtype or _common_dtype([one for one, _ in shares])
@@ -213,7 +217,7 @@ def write_adapter(
 
 def _shares(soup: Soup) -> list[tuple[AdapterCheckpoint, float]]:
     """The adapters that count, and how much."""
-    adapters = [_adapter(one) for one in soup.pool]
+    adapters = [adapter_of(one) for one in soup.pool]
     if not isinstance(soup.merge, Linear):
         raise BadInput("adapters can only be averaged; write the merged models as one file instead")
     return [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
@@ -224,7 +228,7 @@ def _of_adapters(soup: Soup) -> Soup:
     soup = soup.in_fixed_order()
     # In that order it stays: digests are for nothing else here.
     alone = tuple(
-        Ingredient(one.name, _adapter(one), one.facts, one.found_in, [one.digest])
+        Ingredient(one.name, adapter_of(one), one.facts, one.found_in, [one.digest])
         for one in soup.pool
     )
     return replace(soup, pool=Pool(alone, common_layout(alone)), rank=None)
@@ -234,7 +238,8 @@ def _seen_through(one: Ingredient) -> Checkpoint:
     return one.checkpoint.checkpoint if isinstance(one.checkpoint, Renamed) else one.checkpoint
 
 
-def _adapter(one: Ingredient) -> AdapterCheckpoint:
+def adapter_of(one: Ingredient) -> AdapterCheckpoint:
+    """The adapter that an ingredient is, alone or on its base."""
     found = _seen_through(one)
     found = found.adapter if isinstance(found, Applied) else found
     if not isinstance(found, AdapterCheckpoint):

@@ -26,7 +26,7 @@ from ladle.files import (
     telling_full_disk,
 )
 from ladle.merge import with_dtype
-from ladle.soup.adapter import WrittenAdapter, is_adapter, write_adapter
+from ladle.soup.adapter import WrittenAdapter, adapter_of, is_adapter, write_adapter
 from ladle.soup.card import model_card
 from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.record import provenance, record
@@ -201,11 +201,11 @@ def write_file(
     write_json(record_of(target), kept)
 
 
-def room_for(pool: Pool) -> int:
-    """The bytes that a soup of all of a pool may take."""
-    if any(is_adapter(one.checkpoint) for one in pool):
-        return sum(file.stat().st_size for one in pool for file in one.checkpoint.files)
-    return pool.layout.nbytes
+def room_for(pool: Pool, output: Path) -> int:
+    """The bytes that a soup of all of a pool may take: of adapters, in a folder, without a base."""
+    if is_file_output(output) or not any(is_adapter(one.checkpoint) for one in pool):
+        return pool.layout.nbytes
+    return sum(file.stat().st_size for one in pool for file in adapter_of(one).files)
 
 
 def write_folder(
@@ -221,7 +221,8 @@ def write_folder(
     """
     layout = with_dtype(soup.layout, options.dtype)
     copies = side_files(soup.pool[0].checkpoint)
-    check_room(folder, room_for(soup.pool) + sum(file.stat().st_size for file in copies.values()))
+    room = room_for(soup.pool, folder)
+    check_room(folder, room + sum(file.stat().st_size for file in copies.values()))
     for name, file in copies.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -246,6 +246,16 @@ def test_copies_of_the_base_in_adapters_are_part_of_the_soup(
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-5) for n in ours if ".base_layer." in n)
 
 
+def test_an_adapter_astray_is_found_beside_copies_of_the_base(tmp_path: Path) -> None:
+    paths = adapters(tmp_path, llama, [{"r": 4, "target_modules": ["lm_head"]}] * 4)
+    for path, scale in zip(paths, (0.01, 0.01, 0.01, 0.1), strict=True):
+        file = path / "adapter_model.safetensors"
+        state = {n: scale * t if "lora_" in n else t for n, t in load_file(file).items()}
+        save_file(state, file, {"format": "pt"})
+    report = ladle.check(paths)
+    assert [(one.kind, one.members) for one in report.findings] == [("diverged", ("run3",))]
+
+
 def test_a_layer_of_the_base_without_factors_is_refused(tmp_path: Path) -> None:
     path = adapters(tmp_path, llama, [{"r": 4, "target_modules": ["q_proj"]}])[0]
     file = path / "adapter_model.safetensors"

@@ -585,6 +585,19 @@ def test_a_model_whose_ties_the_base_does_not_tell_is_refused(tmp_path: Path, he
         soup.load_into(gpt2())
 
 
+def test_an_output_layer_that_the_base_leaves_out_is_asked_for(tmp_path: Path) -> None:
+    config = {"r": 4, "target_modules": ["lm_head"]}
+    path = adapters(tmp_path, gpt2, [config], save_embedding_layers=False)[0]
+    gpt2().save_pretrained(tmp_path / "base")
+    with pytest.raises(LayoutMismatch, match=r"no such tensor; give .* every name of"):
+        with_base(ladle.open(path), base_at(tmp_path / "base"))
+    # With both names, PEFT's model comes out, untied as PEFT's is in effect.
+    torch.save(gpt2().state_dict(), tmp_path / "tied.pt")
+    found = ladle.uniform(with_base(ladle.open(path), base_at(tmp_path / "tied.pt")))
+    wanted = said(peft.PeftModel.from_pretrained(gpt2(), path).eval())
+    assert torch.allclose(said(found.load_into(untied_gpt2())), wanted, atol=2e-5, rtol=2e-5)
+
+
 def test_an_adapter_alone_goes_into_no_model(tmp_path: Path) -> None:
     paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
     with pytest.raises(LayoutMismatch, match="no model without its base; give it with --base"):

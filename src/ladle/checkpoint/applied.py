@@ -120,10 +120,11 @@ class Applied:
         checkpoint, stored = self._under(name)
         found = checkpoint.layout.tensors.get(stored)
         if found is None or found.shape != spec.shape:
+            saved = "" if found else ", with every name of the tensors that it ties"
             raise LayoutMismatch(
                 f"{self.adapter.path} changes {name!r} of {spec}, and the base "
                 f"{checkpoint.path} has {found or 'no such tensor'}; give the base it was "
-                "trained on"
+                f"trained on{saved}"
             )
         return TensorSpec("float64" if found.dtype == "float64" else "float32", found.shape)
 

@@ -116,7 +116,7 @@ def cook(
             written = publish(
                 soup,
                 output,
-                kept,
+                lambda: kept,
                 kitchen.write,
                 evaluations=rows,
                 finish=write_report,

@@ -104,11 +104,35 @@ def test_the_values_beside_it_are_known(tmp_path: Path) -> None:
     assert values["optimizer"]["state"]["0"]["step"] == 3.0
 
 
-def test_what_a_file_needs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnreadableCheckpoint, match=r"needs torch\.nn\.modules\.linear\.Linear to load"
-    ):
+class Settings(dict):
+    """What a framework keeps beside the weights, with a class of its own."""
+
+    def __init__(self, **settings: int) -> None:
+        super().__init__(settings)
+        self.layers = [nn.Linear(2, 2)]
+
+
+def test_objects_beside_the_weights_are_left_alone(tmp_path: Path) -> None:
+    content = {"model": LIVE, "cfg": Settings(width=3), "lr": {1e-3}, "old": nn.Linear(2, 2)}
+    path = saved(tmp_path / "a.pt", content)
+    assert holds(path, LIVE)
+    assert open_checkpoint(path).envelope.values == {}
+
+
+def test_a_model_that_was_pickled_whole_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableCheckpoint, match=r"epoch, model are no .*save the model's state"):
         open_checkpoint(saved(tmp_path / "a.pt", {"model": nn.Linear(2, 2), "epoch": 1}))
+
+
+def test_values_that_hold_themselves_come_to_an_end(tmp_path: Path) -> None:
+    endless: list[Any] = ["here"]
+    endless.append(endless)
+    bushy: list[Any] = [1]
+    for _ in range(100):
+        bushy = [bushy, bushy]
+    path = saved(tmp_path / "a.pt", {"model": LIVE, "x": endless, "y": bushy, "epoch": 3})
+    values = open_checkpoint(path).envelope.values
+    assert (values["x"][1][1][0], values["epoch"]) == ("here", 3)
 
 
 def test_opening_reads_no_optimizer(tmp_path: Path) -> None:

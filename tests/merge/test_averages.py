@@ -153,7 +153,7 @@ def test_a_soup_is_the_float64_sum_rounded_once(data: st.DataObject) -> None:
     assert found.dtype == (dtypes[0] if len(set(dtypes)) == 1 else wide)
     assert found.shape == torch.Size(shape)
     # In the soup's own order of additions, which is by content.
-    order = sorted(range(n), key=lambda i: (soup.pool.digests[i], weights[i]))
+    order = sorted(range(n), key=lambda i: (soup.pool.order[i], weights[i]))
     total = torch.zeros(shape, dtype=torch.float64)
     for i in order:
         total += weights[i] * states[i]["w"].double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -129,33 +130,41 @@ def test_float64_is_left_alone() -> None:
     assert encode(numbers, "float64").tobytes() == numbers.tobytes()
 
 
+def summed(
+    readings: Sequence[np.ndarray], weights: Sequence[float], divisor: float = 1.0
+) -> np.ndarray:
+    out = np.full(readings[0].shape, np.nan)
+    weighted_sum(readings, weights, divisor=divisor, out=out)
+    return out
+
+
 def test_a_mean_by_hand() -> None:
     # (1 + 2 + 4) / 3 = 7/3, whose nearest float64 is what Python's division gives.
     readings = [np.array([value], np.float32) for value in (1.0, 2.0, 4.0)]
-    assert weighted_sum(readings, [1.0] * 3, divisor=3.0).tolist() == [7 / 3]
+    assert summed(readings, [1.0] * 3, divisor=3.0).tolist() == [7 / 3]
 
 
 def test_a_weighted_sum_by_hand() -> None:
     # 0.5·2 - 0.25·8 + 0·7 = -1
     readings = [np.array([value], np.float16) for value in (2.0, 8.0, 7.0)]
-    assert weighted_sum(readings, [0.5, -0.25, 0.0]).tolist() == [-1.0]
+    assert summed(readings, [0.5, -0.25, 0.0]).tolist() == [-1.0]
 
 
 def test_a_sum_leaves_its_inputs_alone() -> None:
     readings = [np.array([1.0, 2.0]), np.array([3.0, 4.0])]
-    weighted_sum(readings, [2.0, 1.0], divisor=2.0)
+    summed(readings, [2.0, 1.0], divisor=2.0)
     assert [one.tolist() for one in readings] == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_a_sum_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="no tensors"):
-        weighted_sum([], [])
+        weighted_sum([], [], divisor=1.0, out=np.empty(1))
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0]])
 def test_a_weight_too_many_or_too_few_is_an_error(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="zip"):
-        weighted_sum([np.ones(2), np.ones(2)], weights)
+        summed([np.ones(2), np.ones(2)], weights)
 
 
 @given(
@@ -165,7 +174,7 @@ def test_a_weight_too_many_or_too_few_is_an_error(weights: list[float]) -> None:
 )
 def test_a_uniform_soup_of_float16_is_the_correctly_rounded_mean(values: list[float]) -> None:
     readings = [np.array([value], np.float16) for value in values]
-    found = weighted_sum(readings, [1.0] * len(values), divisor=float(len(values)))
+    found = summed(readings, [1.0] * len(values), divisor=float(len(values)))
     exact = sum(Fraction(value) for value in values) / len(values)
     wanted = float(exact) or 0.0
     assert encoded(float(found[0]), "float16") == rounded(wanted, "float16")
@@ -180,6 +189,6 @@ def test_a_uniform_soup_of_like_float32_is_the_correctly_rounded_mean(
 ) -> None:
     values = [math.ldexp(i, exponent) for i in integers]
     readings = [np.array([value], np.float32) for value in values]
-    found = float(weighted_sum(readings, [1.0] * len(values), divisor=float(len(values)))[0])
+    found = float(summed(readings, [1.0] * len(values), divisor=float(len(values)))[0])
     exact = Fraction(sum(integers), len(integers)) * Fraction(2) ** exponent
     assert found == float(exact)

@@ -164,6 +164,9 @@ class Applied:
         layout = self.adapter.layout.only(changes)
         return Applied(self.base, replace(self.adapter, changes=changes, whole={}, layout=layout))
 
+    def hash_while_reading(self) -> None:
+        """Factors are small, and not read from front to back."""
+
     def digest(self) -> str:
         # Together, all would ask before one knows, and each read the whole base.
         with _ONE_AT_A_TIME:

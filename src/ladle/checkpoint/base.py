@@ -125,6 +125,10 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def hash_while_reading(self) -> None:
+        """Let `digest` use what is read from now on, from front to back, and read only the rest."""
+        ...
+
     def digest(self) -> str:
         """The sha256 of the weights' file, or, for several, of their `sha256sum` lines."""
         ...

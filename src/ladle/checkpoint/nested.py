@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,9 @@ _TRAINING = re.compile(
 """Names of what belongs to a training under way, not to the model that came out of it."""
 
 _DEPTH = 4
+
+_MOST_VALUES = 100_000
+_DEEPEST_VALUE = 30
 
 
 @dataclass(frozen=True)
@@ -110,23 +112,30 @@ def _is_state(content: object, is_tensor: Callable[[object], bool]) -> bool:
 def plain_values(content: object, number: Callable[[object], object]) -> Any:
     """Numbers, texts, lists and dictionaries in `content`; whatever else is in there is left out.
 
-    `number` turns a tensor of one element into its value, and anything else into itself.
+    `number` turns a tensor of one element into its value, and anything else into itself. What lies
+    too deep, or comes after too much, is left out too: a list may hold itself.
     """
-    content = number(content)
-    if content is None or isinstance(content, (bool, int, float, str)):
-        return content
-    if isinstance(content, argparse.Namespace):
-        content = vars(content)
-    if isinstance(content, Mapping):
-        inner = {key: plain_values(value, number) for key, value in content.items()}
-        return {
-            str(key): value
-            for key, value in inner.items()
-            if value is not _NOTHING and isinstance(key, (str, int))
-        }
-    if isinstance(content, (list, tuple)):
-        return [value for one in content if (value := plain_values(one, number)) is not _NOTHING]
-    return _NOTHING
+    room = _MOST_VALUES
+
+    def plain(value: object, depth: int) -> Any:
+        nonlocal room
+        value = number(value)
+        room -= 1
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if depth and room > 0 and isinstance(value, Mapping):
+            inner = {key: plain(item, depth - 1) for key, item in value.items()}
+            return {
+                str(key): item
+                for key, item in inner.items()
+                if item is not _NOTHING and isinstance(key, (str, int))
+            }
+        if depth and room > 0 and isinstance(value, (list, tuple)):
+            items = (plain(item, depth - 1) for item in value)
+            return [item for item in items if item is not _NOTHING]
+        return _NOTHING
+
+    return plain(content, _DEEPEST_VALUE)
 
 
 _NOTHING = object()

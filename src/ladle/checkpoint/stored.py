@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout
-from ladle.checkpoint.location import fetch_remote, is_local
+from ladle.checkpoint.hashing import RunningSha256
+from ladle.checkpoint.location import fetch_remote, fill, is_local, opened_raw
 from ladle.checkpoint.regions import Region
 from ladle.errors import UnreadableCheckpoint
 
@@ -30,6 +31,8 @@ class StoredCheckpoint:
     stamps: Mapping[Path, tuple[int, int]] = field(default_factory=dict, compare=False)
     """Size and time of change (ns) of each file when it was opened."""
 
+    sums: dict[Path, RunningSha256] = field(default_factory=dict, compare=False, repr=False)
+
     def __post_init__(self) -> None:
         if not self.stamps:
             stamps = {file: _stamp(file.stat()) for file in self.files}
@@ -44,22 +47,27 @@ class StoredCheckpoint:
                 "being read, so copy it again"
             ) from error
 
+    def hash_while_reading(self) -> None:
+        for file in self.files:
+            if file not in self.unhashed:
+                self.sums.setdefault(file, RunningSha256(file))
+
     def _fetch(self, file: Path, offset: int, out: Bytes) -> None:
+        self._read(file, offset, out)
+        if file in self.sums:
+            self.sums[file].feed(offset, out)
+
+    def _read(self, file: Path, offset: int, out: Bytes) -> None:
         if not is_local(file):
             self._check_unchanged(file, file.stat())
             fetch_remote(file, offset, out)
             return
         # No mapping of the file: it may be replaced or cut while we read, which would be a
         # crash, and its pages would count as ours.
-        with file.open("rb", buffering=0) as opened:
-            self._check_unchanged(file, os.fstat(opened.fileno()))
-            opened.seek(offset)
-            view, done = out.data, 0
-            while done < out.nbytes:
-                count = opened.readinto(view[done:])
-                if not count:
-                    raise EOFError(file)
-                done += count
+        with opened_raw(file) as descriptor:
+            self._check_unchanged(file, os.fstat(descriptor))
+            if fill(descriptor, offset, out) < out.nbytes:
+                raise EOFError(file)
 
     def _check_unchanged(self, file: Path, now: os.stat_result) -> None:
         # A training that still writes would give another model's bytes under this one's header.
@@ -71,8 +79,8 @@ class StoredCheckpoint:
     def digest(self) -> str:
         for file in self.files:
             self._check_unchanged(file, file.stat())
-        hashed = [file for file in self.files if file not in self.unhashed]
-        sums = [(_sha256(file), file.name) for file in hashed]
+        self.hash_while_reading()
+        sums = [(self.sums[file].finish(), file.name) for file in self.files if file in self.sums]
         if len(sums) == 1:
             return sums[0][0]
         lines = "".join(f"{digest}  {name}\n" for digest, name in sums)
@@ -81,12 +89,3 @@ class StoredCheckpoint:
 
 def _stamp(found: os.stat_result) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()

@@ -1,28 +1,141 @@
-"""What torch.save wrote: a zip whose pickle is read with `weights_only=True`, never otherwise."""
+"""What torch.save wrote: a zip with a pickle that describes tensors, and their bytes beside it."""
 
 from __future__ import annotations
 
-import argparse
 import io
-import pickle
+import math
+import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from ladle.checkpoint.base import TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.checkpoint.inert import InertUnpickler, Record
 from ladle.checkpoint.location import opened
 from ladle.checkpoint.regions import Plain, Region, Strided
 from ladle.errors import UnreadableCheckpoint
 
 _NUMBERS = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
+
+_STORAGES = {
+    "BFloat16Storage": "bfloat16",
+    "BoolStorage": "bool",
+    "ByteStorage": "uint8",
+    "CharStorage": "int8",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+    "ShortStorage": "int16",
+}
+"""The kinds of storages that tell the dtype of their tensors; newer dtypes have none."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as a pickle of torch's describes it.
+
+    `storage` is the name of its bytes in the archive; `offset` and `strides` are in elements.
+    `oddity` says why it is not the plain numbers that lie there, where that is so.
+    """
+
+    dtype: str
+    storage: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    oddity: str | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        """Attributes that were set on it are left out."""
+
+    @property
+    def is_contiguous(self) -> bool:
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return 0 in self.shape
+            expected *= size
+        return True
+
+
+@dataclass(frozen=True)
+class _Storage:
+    name: str
+    dtype: str | None
+
+    def __setstate__(self, state: Any) -> None:
+        """It has none."""
+
+
+class _Unpickler(InertUnpickler):
+    """Makes tensors too."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        rebuild = _REBUILD.get((module, name))
+        if rebuild:
+            return type(name, (Record,), {"__new__": rebuild})
+        return super().find_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, kind, name, *_ = pid
+        return _Storage(str(name), _STORAGES.get(kind.kind.rpartition(".")[2]))
+
+
+def _rebuilt(
+    _: type,
+    storage: _Storage,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    requires_grad: object = None,
+    hooks: object = None,
+    *rest: Any,
+) -> Tensor:
+    """`torch._utils._rebuild_tensor` and its second and third version."""
+    numbers = (offset, *shape, *strides)
+    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) != len(strides):
+        raise ValueError(f"{numbers} are no sizes")
+    dtype, odd = storage.dtype, [one for one in rest if isinstance(one, Mapping) and one]
+    if dtype is None and rest and isinstance(rest[0], str):
+        dtype = rest[0]
+    oddity = "conjugated or negated" if odd else None
+    return Tensor(dtype or "untyped", storage.name, offset, (*shape,), (*strides,), oddity)
+
+
+def _parameter(_: type, tensor: Any, *rest: Any) -> Any:
+    return tensor
+
+
+def _subclass(_: type, rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
+    return rebuild(*args)
+
+
+def _sparse(_: type, *args: Any) -> Tensor:
+    return Tensor("sparse", "", 0, (), (), "sparse")
+
+
+_REBUILD = {
+    ("torch._utils", "_rebuild_tensor"): _rebuilt,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuilt,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._utils", "_rebuild_sparse_tensor"): _sparse,
+    ("torch._tensor", "_rebuild_from_type_v2"): _subclass,
+}
+"""What makes tensors of their parts; everything else in the pickle stays a record."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +157,13 @@ class TorchArchive:
                 yield cast(BinaryIO, window)
 
     @cached_property
-    def members(self) -> Mapping[int, tuple[str, int]]:
-        """What lies where in the zip: where its bytes begin -> name and size.
-
-        To be looked at before torch is asked, which trusts what the pickle says about them, and
-        crashes on the meta device where they are big-endian.
+    def members(self) -> Mapping[str, tuple[int, int]]:
+        """What lies where in the zip: name -> where its bytes begin, and how many they are.
 
         Raises:
             UnreadableCheckpoint: the zip is damaged, compressed or of a big-endian machine.
         """
-        found: dict[int, tuple[str, int]] = {}
+        found: dict[str, tuple[int, int]] = {}
         try:
             with self.opened() as file, zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
@@ -62,20 +172,12 @@ class TorchArchive:
                             f"{self.path} was compressed after torch.save; unpack it and zip it "
                             "with -0"
                         )
-                    file.seek(info.header_offset)
-                    header = file.read(30)
-                    lengths = (
-                        int.from_bytes(header[26:28], "little"),
-                        int.from_bytes(header[28:30], "little"),
-                    )
-                    begin = info.header_offset + 30 + sum(lengths)
-                    found[begin] = (info.filename, info.file_size)
-                    if info.filename.endswith("/byteorder"):
-                        file.seek(begin)
-                        if file.read(6) != b"little":
-                            raise UnreadableCheckpoint(
-                                f"{self.path} is big-endian; load and torch.save it on this machine"
-                            )
+                    found[info.filename] = _begin(file, info), info.file_size
+                for name in found:
+                    if name.endswith("/byteorder") and archive.read(name) != b"little":
+                        raise UnreadableCheckpoint(
+                            f"{self.path} is big-endian; load and torch.save it on this machine"
+                        )
         except (
             zipfile.BadZipFile,
             NotImplementedError,
@@ -88,120 +190,124 @@ class TorchArchive:
             ) from error
         return found
 
+    @cached_property
+    def _root(self) -> str:
+        """What all names in the zip begin with."""
+        pickles = [name for name in self.members if re.fullmatch(r"[^/]*/data\.pkl", name)]
+        if len(pickles) != 1:
+            raise UnreadableCheckpoint(
+                f"{self.path} is a zip, but not one of torch.save: it has no data.pkl; name a "
+                "checkpoint"
+            )
+        root = pickles[0].partition("/")[0]
+        if f"{root}/constants.pkl" in self.members:
+            raise UnreadableCheckpoint(
+                f"{self.path} is a TorchScript program; torch.save the model's state_dict()"
+            )
+        return root
+
     def load(self) -> Any:
-        """What was saved, its tensors on the meta device: nothing of them is read.
+        """What was saved, with a `Tensor` for each tensor: nothing of them is read.
+
+        Nothing in the file runs, so what is no tensor or plain value is a `Record`.
 
         Raises:
-            UnreadableCheckpoint: the pickle asks for more than tensors and plain values.
+            UnreadableCheckpoint: the pickle is damaged.
         """
-        import torch
-
+        begin, nbytes = self.members[f"{self._root}/data.pkl"]
         try:
-            with torch.serialization.safe_globals(_harmless()), self.opened() as file:
-                return torch.load(file, map_location="meta", weights_only=True)
-        except pickle.UnpicklingError as error:
+            with self.opened() as file:
+                file.seek(begin)
+                return _Unpickler(file.read(nbytes)).load()
+        except Exception as error:  # A damaged pickle can fail in any way.
             raise UnreadableCheckpoint(
-                f"{self.path} needs {self._needed()} to load, which could run code, so it was not "
-                "loaded; save the model's state_dict() alone"
-            ) from error
-        except Exception as error:
-            raise UnreadableCheckpoint(
-                f"{self.path} cannot be read by torch ({_first_line(error)}); copy it again"
+                f"{self.path} has a damaged pickle ({type(error).__name__}: "
+                f"{_first_line(error)[:100]}); copy it again"
             ) from error
 
-    def place(self, name: str, tensor: Any) -> tuple[TensorSpec, Region]:
-        """What a loaded tensor is, and where in the file it lies.
+    def place(self, name: str, tensor: Tensor) -> tuple[TensorSpec, Region]:
+        """What a tensor is, and where in the file it lies.
 
         Raises:
             UnreadableCheckpoint: it is no plain tensor, or does not lie where it should.
         """
-        import torch
-
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        plain = tensor.layout == torch.strided and not tensor.is_conj() and not tensor.is_neg()
-        if not plain or dtype not in ITEMSIZE:
-            kind = dtype if tensor.layout == torch.strided else str(tensor.layout)
+        if tensor.oddity or tensor.dtype not in ITEMSIZE:
             raise UnreadableCheckpoint(
-                f"{self.path}: tensor {name!r} is {kind}, which ladle does not read"
+                f"{self.path}: tensor {name!r} is {tensor.oddity or tensor.dtype}, which ladle "
+                "does not read"
             )
-        spec = TensorSpec(dtype, tuple(tensor.shape))
-        storage = tensor.untyped_storage()
-        # On the meta device a storage knows where in the file it is, if torch is new enough.
-        begin = getattr(storage, "_checkpoint_offset", None)
-        if begin is None:
+        spec = TensorSpec(tensor.dtype, tensor.shape)
+        member = f"{self._root}/data/{tensor.storage}"
+        if member not in self.members:
             raise UnreadableCheckpoint(
-                f"{self.path}: PyTorch {torch.__version__} does not say where its tensors lie; "
-                "run: pip install --upgrade torch"
+                f"{self.path} lacks the data of tensor {name!r}; copy it again"
             )
-        if begin not in self.members:
-            raise self._moved()
-        nbytes = min(storage.nbytes(), self.members[begin][1])
-        offset = begin + tensor.storage_offset() * ITEMSIZE[dtype]
-        reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        end = offset + (reach + 1) * ITEMSIZE[dtype] if spec.numel else offset
-        if end > begin + nbytes:
+        begin, nbytes = self.members[member]
+        itemsize = ITEMSIZE[spec.dtype]
+        reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+        stop = (tensor.offset + reach + 1) * itemsize if spec.numel else 0
+        if stop > nbytes:
             raise UnreadableCheckpoint(
                 f"{self.path}: tensor {name!r} reaches beyond its data; the file is damaged, copy "
                 "it again"
             )
-        if tensor.is_contiguous():
-            return spec, Plain(self.path, self.start + offset)
-        return spec, Strided(self.path, self.start + offset, tuple(tensor.stride()))
+        offset = self.start + begin + tensor.offset * itemsize
+        if tensor.is_contiguous:
+            return spec, Plain(self.path, offset)
+        return spec, Strided(self.path, offset, tensor.strides)
 
     def plain(self, value: Any) -> Any:
-        """A tensor of one number, a number of numpy's or a path as plain Python; else the value."""
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, PurePath):
-            return str(value)
-        if not is_tensor(value) or value.numel() != 1:
+        """A tensor or number of numpy's, a path or a namespace as plain Python; else the value."""
+        if isinstance(value, Record):
+            return _plain(value)
+        if not isinstance(value, Tensor) or math.prod(value.shape) != 1:
+            return value
+        if value.dtype not in _NUMBERS:
             return value
         spec, region = self.place("", value)
-        if spec.dtype not in _NUMBERS or not isinstance(region, Plain):
+        if not isinstance(region, Plain):
             return value
         with opened(self.path) as file:
             file.seek(region.offset)
             raw = file.read(ITEMSIZE[spec.dtype])
         return np.frombuffer(raw, _NUMBERS[spec.dtype])[0].item()
 
-    def check_order(self, content: Any) -> None:
-        """Check that torch, which computes places in files of this kind, knows where things are.
 
-        It counts on the order and alignment of its own writer, which `zip` and others do not keep.
+def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin."""
+    file.seek(info.header_offset)
+    header = file.read(30)
+    name, extra = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+    encoding = "utf-8" if info.flag_bits & 0x800 else "cp437"
+    if file.read(name) != info.orig_filename.encode(encoding):
+        raise zipfile.BadZipFile(f"{info.filename!r} has two names")
+    return info.header_offset + 30 + name + extra
 
-        Raises:
-            UnreadableCheckpoint: the file was written by something else.
-        """
-        if not any(name.endswith("/.format_version") for name, _ in self.members.values()):
-            return
-        begins = {
-            getattr(t.untyped_storage(), "_checkpoint_offset", None) for t in _tensors(content)
-        }
-        known = {at: name for at, (name, _) in self.members.items() if "/data/" in name}
-        # Storages lie in the order of their numbers.
-        numbered = [
-            int(known[at].rpartition("/")[2]) for at in sorted(known) if known[at][-1:].isdigit()
-        ]
-        if not begins <= known.keys() | {None} or numbered != sorted(numbered):
-            raise self._moved()
 
-    def _needed(self) -> str:
-        """The names that the pickle asks for beyond tensors and plain values."""
-        import torch
+def _plain(record: Record) -> Any:
+    module, _, name = record.kind.rpartition(".")
+    if module in ("pathlib", "pathlib._local") and all(
+        isinstance(o, str) for o in record.made_from
+    ):
+        # A path of another system cannot be made here, and to know its text is enough.
+        return str(PurePosixPath(*record.made_from))
+    if record.kind == "argparse.Namespace":
+        return {key: value for key, value in vars(record).items() if key != "made_from"}
+    if name == "scalar" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        return _number(*record.made_from[:2])
+    return record
 
-        try:
-            with torch.serialization.safe_globals(_harmless()), self.opened() as file:
-                names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-        except Exception:  # noqa: BLE001 -- a broken pickle fails in any way; the name is a courtesy
-            names = []
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        return shown or "more than tensors"
 
-    def _moved(self) -> UnreadableCheckpoint:
-        return UnreadableCheckpoint(
-            f"{self.path} was zipped anew after torch.save, or is damaged; load and torch.save it "
-            "again"
-        )
+def _number(dtype: Any, raw: Any) -> Any:
+    """A scalar of numpy's."""
+    code = next(iter(getattr(dtype, "made_from", ())), None)
+    text = next(iter(getattr(raw, "made_from", ())), None)  # How protocol 2 writes bytes.
+    content = text.encode("latin-1") if isinstance(text, str) else raw
+    if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code):
+        return None
+    if not isinstance(content, bytes) or len(content) != int(code[1]):
+        return None
+    return np.frombuffer(content, f"<{code}")[0].item()
 
 
 class _Window(io.RawIOBase):
@@ -231,40 +337,8 @@ class _Window(io.RawIOBase):
 
 
 def is_tensor(value: object) -> bool:
-    """Whether this is a tensor of torch."""
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _harmless() -> list[Any]:
-    """What trainings keep beside tensors, whose loading runs no code but its own constructor."""
-    scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    # A path of another system cannot be made here, and to know its text is enough.
-    paths = [
-        (kind, f"{module}.{prefix}{system}Path")
-        for module in ("pathlib", "pathlib._local")  # Python 3.13 moved them.
-        for prefix in ("", "Pure")
-        for system, kind in (("Posix", PurePosixPath), ("Windows", PureWindowsPath))
-    ]
-    numbers = [
-        (f, f"numpy.{core}.multiarray.{n}")
-        for core in ("core", "_core")
-        for f, n in ((scalar, "scalar"), (reconstruct, "_reconstruct"))
-    ]
-    kinds = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
-    return [argparse.Namespace, np.ndarray, np.dtype, *kinds, *paths, *numbers]
-
-
-def _tensors(content: Any) -> Iterator[Any]:
-    if is_tensor(content):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from _tensors(value)
-    elif isinstance(content, (list, tuple)):
-        for value in content:
-            yield from _tensors(value)
+    """Whether this is a tensor, in what `TorchArchive.load` gave."""
+    return isinstance(value, Tensor)
 
 
 def _first_line(error: Exception) -> str:

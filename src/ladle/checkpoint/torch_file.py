@@ -9,7 +9,7 @@ from typing import Any
 from ladle.checkpoint.base import Envelope, Layout, TensorSpec
 from ladle.checkpoint.location import is_zip
 from ladle.checkpoint.nested import PLACES, find_state, plain_values
-from ladle.checkpoint.regions import Region
+from ladle.checkpoint.regions import Plain, Region
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_archive import TorchArchive, is_tensor
 from ladle.errors import UnreadableCheckpoint
@@ -21,8 +21,7 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
     No weights are read. See `find_state` for which of several state dicts is taken.
 
     Raises:
-        UnreadableCheckpoint: it is cut, of the format before PyTorch 1.6, holds no state dict, or
-            would run code when loaded.
+        UnreadableCheckpoint: it is cut, of the format before PyTorch 1.6, or holds no state dict.
     """
     if not is_zip(path):
         raise UnreadableCheckpoint(
@@ -30,7 +29,6 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
             "PyTorch 1.6; copy it again, or load and torch.save it with a current PyTorch"
         )
     archive = TorchArchive(path)
-    archive.members  # noqa: B018 -- looked at before torch is asked
     content = archive.load()
     found = find_state(content, is_tensor, use_ema=use_ema)
     if isinstance(found, str):
@@ -48,7 +46,6 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
             continue
         tensors[name] = spec
         regions[name] = region
-    archive.check_order(content)
     values = _values_beside(content, archive) if found.key else {}
     within = f"{', EMA weights' if found.is_ema else ','} in {'.'.join(found.key)!r}"
     return StoredCheckpoint(
@@ -59,6 +56,16 @@ def read_torch_file(path: Path, *, use_ema: bool = True) -> StoredCheckpoint:
         regions=regions,
         envelope=Envelope(found.key, values, found.is_ema),
     )
+
+
+def places_in(path: Path, key: tuple[str, ...]) -> dict[str, int]:
+    """Where the bytes of each tensor begin, of the state dict to which `key` leads."""
+    archive = TorchArchive(path)
+    state = archive.load()
+    for part in key:
+        state = state[part]
+    regions = {name: archive.place(name, tensor)[1] for name, tensor in state.items()}
+    return {name: region.offset for name, region in regions.items() if isinstance(region, Plain)}
 
 
 def _values_beside(content: Mapping[Any, Any], archive: TorchArchive) -> Mapping[str, Any]:

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE, SAFETENSORS_NAME
 from ladle.checkpoint.nested import enclosed, live_key
+from ladle.checkpoint.torch_file import places_in
 from ladle.errors import BadInput
 
 
@@ -40,9 +42,21 @@ class FileSink:
             return os.write(descriptor, view)
 
 
+class Metadata(Protocol):
+    """What the header of a file says beside its tensors, where that is known only at the end."""
+
+    def placeholder(self) -> Mapping[str, str]:
+        """Something of the same size, before the tensors are written."""
+        ...
+
+    def final(self) -> Mapping[str, str]:
+        """What is to be written, when they are."""
+        ...
+
+
 @contextmanager
 def safetensors_files(
-    folder: Path, layout: Layout, metadata: Mapping[str, str], *, max_shard_bytes: int
+    folder: Path, layout: Layout, metadata: Metadata, *, max_shard_bytes: int
 ) -> Iterator[FileSink]:
     """`model.safetensors` in `folder`, or shards and their index where it would be too large."""
     shards = _shards(layout, max_shard_bytes)
@@ -68,7 +82,7 @@ def safetensors_files(
 
 
 @contextmanager
-def safetensors_file(path: Path, layout: Layout, metadata: Mapping[str, str]) -> Iterator[FileSink]:
+def safetensors_file(path: Path, layout: Layout, metadata: Metadata) -> Iterator[FileSink]:
     """One safetensors file."""
     with _safetensors(path, layout, metadata) as places:
         yield FileSink(layout, places)
@@ -96,29 +110,21 @@ def torch_file(path: Path, layout: Layout, envelope: Envelope | None = None) -> 
     with torch.serialization.skip_data(), path.open("wb") as file:
         torch.save(enclosed(state, envelope or Envelope()), file)
     del state
-    opened = torch.load(path, map_location="meta", weights_only=True)
-    for key in live_key(envelope.key) if envelope else ():
-        opened = opened[key]
+    places = places_in(path, live_key(envelope.key) if envelope else ())
     with path.open("r+b", buffering=0) as written:
-        yield FileSink(
-            layout,
-            {
-                name: (written.fileno(), opened[name].untyped_storage()._checkpoint_offset)
-                for name in layout.tensors
-            },
-        )
+        yield FileSink(layout, {name: (written.fileno(), places[name]) for name in layout.tensors})
 
 
 @contextmanager
 def _safetensors(
-    path: Path, layout: Layout, metadata: Mapping[str, str]
+    path: Path, layout: Layout, metadata: Metadata
 ) -> Iterator[dict[str, tuple[int, int]]]:
     # Wide dtypes first, then by name: aligned, as the library does, and the same for every pool.
     names = sorted(layout.tensors, key=lambda name: (-ITEMSIZE[layout.tensors[name].dtype], name))
     ties = {alias: kept for alias, kept in layout.ties.items() if kept in layout.tensors}
     if "__metadata__" in layout.tensors:
         raise BadInput("safetensors cannot hold a tensor called '__metadata__'; write a .pt file")
-    header: dict[str, object] = {"__metadata__": {"format": "pt", **ties, **metadata}}
+    header: dict[str, object] = {}
     offsets: dict[str, int] = {}
     end = 0
     for name in names:
@@ -129,12 +135,22 @@ def _safetensors(
             "shape": list(spec.shape),
             "data_offsets": [end, end := end + spec.nbytes],
         }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+
+    def encoded(said: Mapping[str, str]) -> bytes:
+        content = {"__metadata__": {"format": "pt", **ties, **said}, **header}
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        return text + b" " * (-len(text) % 8)
+
+    size = len(encoded(metadata.placeholder()))
     with path.open("wb", buffering=0) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-        yield {name: (file.fileno(), 8 + len(text) + at) for name, at in offsets.items()}
+        file.truncate(8 + size + end)
+        yield {name: (file.fileno(), 8 + size + at) for name, at in offsets.items()}
+        # Last of all, so that a file without all of its tensors is none.
+        text = encoded(metadata.final())
+        if len(text) != size:
+            raise ValueError(f"{path}: metadata of {len(text)} bytes do not fit in {size}")
+        file.seek(0)
+        file.write(size.to_bytes(8, "little") + text)
 
 
 def _shards(layout: Layout, max_shard_bytes: int) -> list[Layout]:

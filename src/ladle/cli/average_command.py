@@ -18,6 +18,13 @@ from ladle.errors import BadInput
 @click.option("--weights", help="One number per checkpoint, as in 0.2,0.8.", metavar="W,W,...")
 @click.option("--normalize", is_flag=True, help="Divide --weights by their sum.")
 @options.writing
+@click.option(
+    "--hash/--no-hash",
+    "hashed",
+    default=True,
+    show_default=True,
+    help="Record the sha256 of every checkpoint, computed while it is read.",
+)
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -30,6 +37,7 @@ def command(
     max_shard_size: int,
     rank: int | None,
     integers: Any,
+    hashed: bool,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -49,13 +57,11 @@ def command(
     soup = Soup(pool, merge, recipe=recipe, integers=integers, rank=rank)
     called = shlex.join(["ladle", *sys.argv[1:]])
     check_output(pool, output, overwrite=overwrite, rank=rank)
-    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size)
+    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, hashed)
     if not dry_run:
-        with screen.watching_bytes("reading", len(pool) * pool.layout.nbytes) as advance:
-            pool.hash_all(advance)
         with screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance:
             save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)
-    kept = record(soup, command=called) if dry_run else read_record(output)
+    kept = record(soup, command=called, hashed=False) if dry_run else read_record(output)
     if as_json:
         screen.print_json({"output": str(output), "dry_run": dry_run, "soup": kept})
         return

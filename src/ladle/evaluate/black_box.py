@@ -93,7 +93,7 @@ def on_disk(score: Callable[[Path], object], workspace: Path) -> Ask:
             known = (suffix for suffix in FILE_SUFFIXES if source.name.endswith(suffix))
             suffix = next(known, ".safetensors")
             candidate = workspace / f"candidate{suffix}"
-            write_file(soup, candidate, WriteOptions(), record(soup))
+            write_file(soup, candidate, WriteOptions(), lambda: record(soup))
             return score(candidate)
         finally:
             shutil.rmtree(workspace, ignore_errors=True)

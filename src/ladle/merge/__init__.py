@@ -1,7 +1,8 @@
 """How one tensor is made from several, and the stream that does it for all of them."""
 
-from ladle.merge.linear import Linear, Merge, mean
-from ladle.merge.stream import Ingredients, Sink, stream, with_dtype, without_weightless
+from ladle.merge.base import Merge, Readings
+from ladle.merge.linear import Linear, mean
+from ladle.merge.stream import Ingredients, Sink, stream, with_dtype
 from ladle.merge.unaveraged import Policy
 
 __all__ = [
@@ -9,9 +10,9 @@ __all__ = [
     "Linear",
     "Merge",
     "Policy",
+    "Readings",
     "Sink",
     "mean",
     "stream",
     "with_dtype",
-    "without_weightless",
 ]

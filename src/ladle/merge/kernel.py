@@ -10,42 +10,44 @@ from ladle.checkpoint.numbers import Float64, Floating
 
 
 def weighted_sum(
-    readings: Iterable[Floating], weights: Sequence[float], *, divisor: float = 1.0
-) -> Float64:
-    """(Σᵢ wᵢ·xᵢ) / divisor in float64.
+    readings: Iterable[Floating], weights: Sequence[float], *, divisor: float, out: Float64
+) -> None:
+    """(Σᵢ wᵢ·xᵢ) / divisor in float64, into `out`.
 
     A mean is weights of 1 and a divisor of n, not weights of 1/n: the float64 sum of a few
     16- or 32-bit numbers of like size is exact, and one division rounds it correctly. For 64-bit
     numbers what the additions lose is kept too, so that the mean of copies is the copy.
     """
-    total: Float64 | None = None
     lost: Float64 | None = None
-    for weight, numbers in zip(weights, readings, strict=True):
-        if total is None:
-            total = numbers.astype(np.float64)
-            if weight != 1.0:
-                total *= weight
-        elif weight == 1.0 and numbers.dtype == np.float64:
-            total, error = _two_sum(total, numbers.astype(np.float64, copy=False))
-            lost = error if lost is None else lost + error
-        elif weight == 1.0:
-            total += numbers
+    product: Float64 | None = None
+    count = 0
+    for count, (weight, numbers) in enumerate(zip(weights, readings, strict=True), start=1):
+        if count == 1:
+            np.multiply(numbers, weight, out=out, dtype=np.float64)
+        elif weight != 1.0:
+            product = np.empty_like(out) if product is None else product
+            np.multiply(numbers, weight, out=product, dtype=np.float64)
+            np.add(out, product, out=out)
+        elif numbers.dtype == np.float64:
+            error = _add_exactly(out, numbers)
+            lost = error if lost is None else np.add(lost, error, out=lost)
         else:
-            total += np.multiply(numbers, weight, dtype=np.float64)
-    if total is None:
+            np.add(out, numbers, out=out)
+    if not count:
         raise ValueError("a sum of no tensors has no shape")
     if lost is not None and divisor.is_integer() and abs(divisor) < 2**26:
-        return _divided(total, lost, divisor)
-    if divisor != 1.0:
-        total /= divisor
-    return total
+        out[...] = _divided(out, lost, divisor)
+    elif divisor != 1.0:
+        np.divide(out, divisor, out=out)
 
 
-def _two_sum(a: Float64, b: Float64) -> tuple[Float64, Float64]:
-    """The rounded sum, and what rounding took from it, exactly (Knuth)."""
-    total = a + b
-    of_b = total - a
-    return total, (a - (total - of_b)) + (b - of_b)
+def _add_exactly(total: Float64, numbers: Floating) -> Float64:
+    """Add to `total`, and say what rounding took from it, exactly (Knuth's two-sum)."""
+    before = total.copy()
+    np.add(total, numbers, out=total)
+    added = total - before
+    error: Float64 = (before - (total - added)) + (numbers - added)
+    return error
 
 
 def _divided(total: Float64, lost: Float64, divisor: float) -> Float64:

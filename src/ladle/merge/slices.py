@@ -8,10 +8,31 @@ import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.numbers import Floating, decode
+from ladle.checkpoint.numbers import Float32, Floating, decode
 
 SLICE = 2**18
-"""Elements of a slice: 2 MiB of float64, which stays in the cache of a core."""
+"""Elements of a slice: 2 MiB of float64, which stay in the cache."""
+
+
+class Scratch:
+    """Memory that one thread uses again for every slice it reads.
+
+    New memory for each would cost more than the arithmetic: the system has to clear it.
+    """
+
+    def __init__(self) -> None:
+        self._raw = np.empty(0, np.uint8)
+        self._numbers: Float32 = np.empty(0, np.float32)
+
+    def raw(self, nbytes: int) -> Bytes:
+        if self._raw.nbytes < nbytes:
+            self._raw = np.empty(nbytes, np.uint8)
+        return self._raw[:nbytes]
+
+    def numbers(self, count: int) -> Float32:
+        if len(self._numbers) < count:
+            self._numbers = np.empty(count, np.float32)
+        return self._numbers
 
 
 def slices(spec: TensorSpec, size: int = SLICE) -> Iterator[tuple[int, int]]:
@@ -20,15 +41,23 @@ def slices(spec: TensorSpec, size: int = SLICE) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, spec.numel)
 
 
-def read_bytes(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Bytes:
-    """The little-endian bytes of the elements `start..stop` of a tensor."""
-    itemsize = ITEMSIZE[checkpoint.layout.tensors[name].dtype]
-    raw = np.empty((stop - start) * itemsize, np.uint8)
+def read_bytes(
+    checkpoint: Checkpoint, name: str, start: int, stop: int, scratch: Scratch | None = None
+) -> Bytes:
+    """The little-endian bytes of the elements `start..stop` of a tensor.
+
+    In `scratch` they last until it is used again.
+    """
+    nbytes = (stop - start) * ITEMSIZE[checkpoint.layout.tensors[name].dtype]
+    raw = scratch.raw(nbytes) if scratch else np.empty(nbytes, np.uint8)
     checkpoint.read_into(name, start, raw)
     return raw
 
 
-def read_numbers(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Floating:
+def read_numbers(
+    checkpoint: Checkpoint, name: str, start: int, stop: int, scratch: Scratch | None = None
+) -> Floating:
     """The same as numbers, for a tensor of a dtype that is averaged."""
-    raw = read_bytes(checkpoint, name, start, stop)
-    return decode(raw, checkpoint.layout.tensors[name].dtype)
+    dtype = checkpoint.layout.tensors[name].dtype
+    raw = read_bytes(checkpoint, name, start, stop, scratch)
+    return decode(raw, dtype, scratch=scratch.numbers(stop - start) if scratch else None)

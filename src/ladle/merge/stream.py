@@ -7,29 +7,39 @@ threads nor the slice size can change a byte.
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
 
 import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, Layout
 from ladle.checkpoint.dtypes import AVERAGED
-from ladle.checkpoint.numbers import Float64, Floating, decode, encode
+from ladle.checkpoint.numbers import BOUND, Float64, Floating, encode
 from ladle.errors import NonFiniteTensor
-from ladle.merge.linear import Merge
-from ladle.merge.slices import SLICE, read_bytes, read_numbers, slices
+from ladle.merge.base import Merge
+from ladle.merge.slices import SLICE, Scratch, read_bytes, read_numbers, slices
+from ladle.merge.turns import Turns
 from ladle.merge.unaveraged import Policy, common_value
+
+_MOST_THREADS = 8
+"""By default. Memory is what threads compete for, and a few of them use all there is of it."""
 
 
 class Sink(Protocol):
     """Where the soup goes: files being written, or a live module."""
 
     def write(self, name: str, start: int, values: Bytes) -> None:
-        """Take the bytes of the elements of `name` from `start` on; called from any thread."""
+        """Take the bytes of the elements of `name` from `start` on; called from any thread.
+
+        They last until it returns.
+        """
         ...
 
 
@@ -40,6 +50,9 @@ class Ingredients:
     checkpoints: Sequence[Checkpoint]
     names: Sequence[str]
 
+    def subset(self, indices: Sequence[int]) -> Ingredients:
+        return Ingredients([self.checkpoints[i] for i in indices], [self.names[i] for i in indices])
+
 
 def stream(
     ingredients: Ingredients,
@@ -48,30 +61,39 @@ def stream(
     sink: Sink,
     *,
     integers: Policy = "equal",
+    hashing: bool = False,
     threads: int | None = None,
     slice_elements: int = SLICE,
     advance: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Compute every tensor of the soup, in the dtypes of `layout`, into `sink`.
 
-    Ties are the sink's business: only names in `layout.tensors` are written. `advance` is called
-    with the bytes just written.
+    Ties are the sink's business: only names in `layout.tensors` are written. Ingredients that the
+    merge does not take are not read. With `hashing` the files are read from front to back, and
+    the ingredients' digests cost no second look at them. `advance` is called with the bytes just
+    written.
 
     Raises:
         NonFiniteTensor: an ingredient holds NaN or infinity, or the result overflows its dtype.
         LayoutMismatch: integer tensors differ and `integers` is "equal".
     """
-    jobs = _jobs(layout, merge, slice_elements)
-    worker = _Worker(ingredients, merge, layout, sink, integers)
-    threads = threads or min(4, os.cpu_count() or 1)
+    taken = [i for i in range(len(ingredients.checkpoints)) if merge.takes(i)] or [0]
+    ingredients, merge = ingredients.subset(taken), merge.for_order(taken)
+    for checkpoint in ingredients.checkpoints if hashing else ():
+        checkpoint.hash_while_reading()
+    # As the first has them, which is how they lie on the disk.
+    names = [name for name in ingredients.checkpoints[0].layout.tensors if name in layout.tensors]
+    turns = Turns(len(taken)) if hashing else None
+    worker = _Worker(ingredients, merge, layout, sink, integers, turns)
+    threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as executor:
         under_way: deque[Future[int]] = deque()
         try:
-            for job in jobs:
+            for job in _jobs(names, layout, merge, slice_elements):
                 # Not `executor.map`: it would queue every slice of a 70B model at once.
                 if len(under_way) >= 4 * threads:
                     advance(under_way.popleft().result())
-                under_way.append(executor.submit(worker, *job))
+                under_way.append(executor.submit(worker, job))
             while under_way:
                 advance(under_way.popleft().result())
         except BaseException:
@@ -79,63 +101,118 @@ def stream(
             raise
 
 
-def _jobs(layout: Layout, merge: Merge, slice_elements: int) -> Iterator[tuple[str, int, int]]:
-    for name, spec in layout.tensors.items():
+@dataclass(frozen=True)
+class _Job:
+    """A slice of a tensor, or all of it; jobs are numbered in the order in which they begin."""
+
+    number: int
+    name: str
+    start: int
+    stop: int
+
+
+def _jobs(names: Iterable[str], layout: Layout, merge: Merge, elements: int) -> Iterator[_Job]:
+    number = itertools.count()
+    for name in names:
+        spec = layout.tensors[name]
         sliced = spec.dtype not in AVERAGED or merge.elementwise
-        for start, stop in slices(spec, slice_elements if sliced else max(1, spec.numel)):
-            yield name, start, stop
+        for start, stop in slices(spec, elements if sliced else max(1, spec.numel)):
+            yield _Job(next(number), name, start, stop)
+
+
+class _Memory(threading.local):
+    """What a thread uses again for every slice."""
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+        self._total: Float64 = np.empty(0)
+
+    def total(self, count: int) -> Float64:
+        if len(self._total) < count:
+            self._total = np.empty(count)
+        return self._total[:count]
 
 
 @dataclass(frozen=True)
 class _Worker:
+    """Does one job after the other, in any thread."""
+
     ingredients: Ingredients
     merge: Merge
     layout: Layout
     sink: Sink
     integers: Policy
+    turns: Turns | None
+    memory: _Memory = field(default_factory=_Memory)
 
-    def __call__(self, name: str, start: int, stop: int) -> int:
-        dtype = self.layout.tensors[name].dtype
-        if dtype in AVERAGED:
-            values = self._average(name, dtype, start, stop)
-        else:
-            raw = [read_bytes(one, name, start, stop) for one in self.ingredients.checkpoints]
-            values = common_value(name, dtype, raw, self.ingredients.names, self.integers)
-        self.sink.write(name, start, values)
+    def __call__(self, job: _Job) -> int:
+        dtype = self.layout.tensors[job.name].dtype
+        readings = _Readings(self.ingredients.checkpoints, job, self.memory.scratch, self.turns)
+        try:
+            if dtype in AVERAGED:
+                values = self._average(job, dtype, readings)
+            else:
+                names = self.ingredients.names
+                values = common_value(job.name, dtype, readings.raw(), names, self.integers)
+        finally:
+            if self.turns:
+                self.turns.leave(job.number)
+        self.sink.write(job.name, job.start, values)
         return values.nbytes
 
-    def _average(self, name: str, dtype: str, start: int, stop: int) -> Bytes:
-        # A NaN or infinity among the inputs is in the total too, so one look at that is enough.
+    def _average(self, job: _Job, dtype: str, readings: _Readings) -> Bytes:
+        total = self.memory.total(job.stop - job.start)
         with np.errstate(invalid="ignore", over="ignore"):
-            total = self.merge(name, self._readings(name, start, stop))
-        if not _all_finite(total):
-            self._blame(name, start, stop)
-        values = encode(total, dtype)
-        if dtype != "float64" and not _all_finite(decode(values, dtype)):
+            self.merge(job.name, readings, total)
+        # A NaN or infinity among the inputs is in the total too, and a NaN is below nothing.
+        if not max(total.max(), -total.min()) < BOUND[dtype]:
+            self._blame(job, total, dtype)
+        return encode(total, dtype)
+
+    def _blame(self, job: _Job, total: Float64, dtype: str) -> NoReturn:
+        if np.isfinite(total).all():
             raise NonFiniteTensor(
-                f"tensor {name!r} of the soup is too large for {dtype}; write it with "
+                f"tensor {job.name!r} of the soup is too large for {dtype}; write it with "
                 "--dtype float32"
             )
-        return values
-
-    def _readings(self, name: str, start: int, stop: int) -> Iterator[Floating]:
-        for checkpoint in self.ingredients.checkpoints:
-            yield read_numbers(checkpoint, name, start, stop)
-
-    def _blame(self, name: str, start: int, stop: int) -> None:
-        readings = self._readings(name, start, stop)
-        for who, numbers in zip(self.ingredients.names, readings, strict=True):
-            if not _all_finite(numbers):
-                bad = int(np.count_nonzero(~np.isfinite(numbers)))
+        for who, one in zip(self.ingredients.names, self.ingredients.checkpoints, strict=True):
+            numbers = read_numbers(one, job.name, job.start, job.stop)
+            bad = int(np.count_nonzero(~np.isfinite(numbers)))
+            if bad:
                 raise NonFiniteTensor(
-                    f"{who} has NaN or infinity in tensor {name!r} ({bad} in elements {start} to "
-                    f"{stop - 1}); leave this checkpoint out"
+                    f"{who} has NaN or infinity in tensor {job.name!r} ({bad} in elements "
+                    f"{job.start} to {job.stop - 1}); leave this checkpoint out"
                 )
-        raise NonFiniteTensor(f"tensor {name!r} of the soup overflows float64")
+        raise NonFiniteTensor(f"tensor {job.name!r} of the soup overflows float64")
 
 
-def _all_finite(numbers: Floating | Float64) -> bool:
-    return bool(np.isfinite(numbers).all())
+@dataclass(frozen=True)
+class _Readings:
+    """See `Readings`; where there are turns, what is read waits for its own."""
+
+    checkpoints: Sequence[Checkpoint]
+    job: _Job
+    scratch: Scratch
+    turns: Turns | None
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def __getitem__(self, i: int) -> Floating:
+        job = self.job
+        with self._turn(i):
+            return read_numbers(self.checkpoints[i], job.name, job.start, job.stop, self.scratch)
+
+    def raw(self) -> list[Bytes]:
+        """The bytes in all ingredients."""
+        job, found = self.job, []
+        for i, one in enumerate(self.checkpoints):
+            with self._turn(i):
+                found.append(read_bytes(one, job.name, job.start, job.stop))
+        return found
+
+    def _turn(self, i: int) -> AbstractContextManager[None]:
+        return self.turns.turn(i, self.job.number) if self.turns else nullcontext()
 
 
 def with_dtype(layout: Layout, dtype: str | None) -> Layout:
@@ -147,14 +224,3 @@ def with_dtype(layout: Layout, dtype: str | None) -> Layout:
         for name, spec in layout.tensors.items()
     }
     return Layout(tensors, layout.ties)
-
-
-def without_weightless(ingredients: Ingredients, merge: Merge) -> tuple[Ingredients, Merge]:
-    """Leave out ingredients of weight 0, so that they are not even read."""
-    kept = [i for i, weight in enumerate(merge.weights_of()) if weight != 0]
-    if len(kept) == len(ingredients.checkpoints) or not kept:
-        return ingredients, merge
-    chosen = Ingredients(
-        [ingredients.checkpoints[i] for i in kept], [ingredients.names[i] for i in kept]
-    )
-    return chosen, merge.for_order(kept)

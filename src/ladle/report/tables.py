@@ -150,7 +150,7 @@ def ingredients(record: Record) -> str:
 
 def _ingredient(one: Ingredient, without: str) -> str:
     weight = escape(without) if one.weight is None else f"{one.weight:.4f}".replace("-", "−")
-    digest = tag("code", escape(one.sha256[:12]), title=one.sha256)
+    digest = tag("code", escape(one.sha256[:12]), title=one.sha256) if one.sha256 else "–"
     size = "–" if one.nbytes is None else _bytes(one.nbytes)
     return tag(
         "tr",

@@ -33,7 +33,7 @@ from ladle.checkpoint.adapter import CONFIG, WEIGHTS, Factors
 from ladle.checkpoint.dtypes import promote
 from ladle.checkpoint.naming import Renamed
 from ladle.checkpoint.numbers import Float64, decode, encode
-from ladle.checkpoint.write import FileSink, safetensors_file
+from ladle.checkpoint.write import FileSink, Metadata, safetensors_file
 from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
 from ladle.merge import Linear, with_dtype
 from ladle.soup.pool import Ingredient, Pool, common_layout
@@ -169,7 +169,7 @@ def without_changes(base: Ingredient, pool: Pool) -> Ingredient:
     if not isinstance(model, Applied):
         return base
     # Its weights are the base's, whatever the adapter is that its names are from.
-    return Ingredient(base.name, model.unchanged(), base.facts, None, [base.digest])
+    return Ingredient(base.name, model.unchanged(), base.facts, None, base.content)
 
 
 def _called(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
@@ -178,7 +178,7 @@ def _called(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
 
 
 def write_adapter(
-    soup: Soup, folder: Path, *, dtype: str | None, metadata: Mapping[str, str]
+    soup: Soup, folder: Path, *, dtype: str | None, metadata: Metadata
 ) -> WrittenAdapter:
     """Weights and configuration of a soup of adapters into an existing folder.
 
@@ -226,9 +226,9 @@ def _shares(soup: Soup) -> list[tuple[AdapterCheckpoint, float]]:
 def _of_adapters(soup: Soup) -> Soup:
     """The exact soup of the adapters without their base, in fixed order."""
     soup = soup.in_fixed_order()
-    # In that order it stays: digests are for nothing else here.
+    # In that order it stays: contents are for nothing else here.
     alone = tuple(
-        Ingredient(one.name, adapter_of(one), one.facts, one.found_in, [one.digest])
+        Ingredient(one.name, adapter_of(one), one.facts, one.found_in, one.content)
         for one in soup.pool
     )
     return replace(soup, pool=Pool(alone, common_layout(alone)), rank=None)

@@ -39,7 +39,10 @@ def model_card(
     parts.append(
         _table(
             ("ingredient", "weight", "sha256"),
-            [(one["name"], f"{one['weight']:.4g}", one["sha256"]) for one in record["ingredients"]],
+            [
+                (one["name"], f"{one['weight']:.4g}", one["sha256"] or "not computed")
+                for one in record["ingredients"]
+            ],
         )
     )
     parts.append(f"Made with ladle {record['ladle']}; `soup.json` has every step.")

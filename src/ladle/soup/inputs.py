@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from ladle.checkpoint import (
     Checkpoint,
@@ -19,12 +17,9 @@ from ladle.checkpoint import (
     open_checkpoint,
 )
 from ladle.errors import BadInput, UnreadableCheckpoint
-from ladle.merge.slices import read_bytes, slices
 from ladle.runs import Choice, Facts, Member, choose, facts_in, find_members, member_at, natural
-from ladle.soup.pool import Ingredient, Pool
-
-_SAMPLED_TENSORS = 32
-_SAMPLED_ELEMENTS = 64
+from ladle.soup.fingerprint import same_tensors
+from ladle.soup.pool import Content, Ingredient, Pool
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,10 @@ class _Opened:
     member: Member
     checkpoint: Checkpoint
     found_in: Path | None = None
+
+    @cached_property
+    def content(self) -> Content:
+        return Content(self.checkpoint)
 
     @property
     def facts(self) -> Facts:
@@ -102,7 +101,7 @@ def gather(
     chosen = [one for _, _, one in kept]
     names = _names([one.member for one in chosen])
     ingredients = tuple(
-        Ingredient(name, one.checkpoint, one.facts, one.found_in)
+        Ingredient(name, one.checkpoint, one.facts, one.found_in, one.content)
         for name, one in zip(names, chosen, strict=True)
     )
     averages = [one.name for one in ingredients if one.checkpoint.envelope.is_ema]
@@ -179,7 +178,7 @@ def _once(opened: Sequence[_Opened], remarks: list[str]) -> list[_Opened]:
     """Each model once: links to the same files and equal tensors count as one."""
     kept: list[_Opened] = []
     by_files: dict[object, Member] = {}
-    by_sample: dict[bytes, list[_Opened]] = {}
+    alikes: dict[bytes, list[_Opened]] = {}
     for one in opened:
         member, checkpoint = one.member, one.checkpoint
         # Links of both kinds lead to one inode; two state dicts of one file are two models.
@@ -188,8 +187,8 @@ def _once(opened: Sequence[_Opened], remarks: list[str]) -> list[_Opened]:
         if link is not member:
             remarks.append(f"{member.path} is {link.path} again, and counts once")
             continue
-        alike = by_sample.setdefault(_sample(checkpoint), [])
-        twin = next((o for o in alike if _same_tensors(o.checkpoint, checkpoint)), None)
+        alike = alikes.setdefault(one.content.fingerprint, [])
+        twin = next((o for o in alike if same_tensors(o.checkpoint, checkpoint)), None)
         if twin is not None:
             first = twin.member.path
             remarks.append(f"{member.path} holds the same tensors as {first}; they count once")
@@ -202,29 +201,6 @@ def _once(opened: Sequence[_Opened], remarks: list[str]) -> list[_Opened]:
 def _place(file: Path) -> object:
     found = file.stat()
     return (found.st_dev, found.st_ino) if found.st_ino else str(file)
-
-
-def _sample(checkpoint: Checkpoint) -> bytes:
-    """Equal for equal tensors, and cheap: the layout, and both ends of some tensors."""
-    tensors = sorted(checkpoint.layout.tensors.items())
-    digest = hashlib.sha256(repr(tensors).encode())
-    step = -(-len(tensors) // _SAMPLED_TENSORS) or 1
-    for name, spec in tensors[::step]:
-        ends = {
-            (0, min(_SAMPLED_ELEMENTS, spec.numel)),
-            (max(0, spec.numel - _SAMPLED_ELEMENTS), spec.numel),
-        }
-        for start, stop in sorted(ends):
-            digest.update(read_bytes(checkpoint, name, start, stop).data)
-    return digest.digest()
-
-
-def _same_tensors(one: Checkpoint, other: Checkpoint) -> bool:
-    return all(
-        np.array_equal(read_bytes(one, name, *place), read_bytes(other, name, *place))
-        for name, spec in one.layout.tensors.items()
-        for place in slices(spec)
-    )
 
 
 def _names(members: Sequence[Member]) -> list[str]:

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ladle.checkpoint import AdapterCheckpoint, side_files
-from ladle.checkpoint.write import FileSink, safetensors_file, safetensors_files, torch_file
+from ladle.checkpoint.write import (
+    FileSink,
+    safetensors_file,
+    safetensors_files,
+    torch_file,
+)
 from ladle.errors import BadInput, OutputExists
 from ladle.files import (
     as_json,
@@ -34,6 +39,8 @@ from ladle.soup.soup import Soup
 
 Advance = Callable[[int], None]
 
+Record = Callable[[], Mapping[str, Any]]
+
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pth.tar")
 """An output with one of these is one file; any other is a folder."""
 
@@ -42,10 +49,15 @@ _MISTAKEN_SUFFIXES = (".bin", ".h5", ".onnx", ".gguf", ".tar", ".zip")
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes."""
+    """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes.
+
+    If not `hashed`, the ingredients' sha256 are not computed, and neither the record nor the
+    weights' header has them.
+    """
 
     dtype: str | None = None
     max_shard_bytes: int = 5_000_000_000
+    hashed: bool = True
 
 
 def is_file_output(output: Path) -> bool:
@@ -132,7 +144,13 @@ def save(
                 "it, or name another --output"
             )
         try:
-            publish(soup, output, record(soup, command=command), options, advance=advance)
+            options = options or WriteOptions()
+            hashed = options.hashed
+
+            def kept() -> Mapping[str, Any]:
+                return record(soup, command=command, hashed=hashed)
+
+            publish(soup, output, kept, options, advance=advance)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -142,30 +160,31 @@ def save(
 def publish(
     soup: Soup,
     output: Path,
-    kept: Mapping[str, Any],
+    about: Record,
     options: WriteOptions | None = None,
     *,
     evaluations: Sequence[Mapping[str, Any]] | None = None,
     finish: Callable[[Path], object] = lambda folder: None,
     advance: Advance = lambda nbytes: None,
 ) -> Mapping[str, Any]:
-    """Write soup and record `kept` in the claimed `part_of(output)`, and let it become `output`.
+    """Write soup and record in the claimed `part_of(output)`, and let it become `output`.
 
-    A folder gets card and `evaluations` too, and whatever `finish` adds, and appears at once. Of
-    a file, the record appears a moment before the weights. Returns the record as written.
+    `about` gives the record, when the weights are written. A folder gets card and `evaluations`
+    too, and whatever `finish` adds, and appears at once. Of a file, the record appears a moment
+    before the weights. Returns the record as written.
     """
     options = options or WriteOptions()
     work = part_of(output)
     clear_claimed(work, keep="ladle.sqlite")
     with telling_full_disk(output):
         if is_file_output(output):
-            write_file(soup, work / output.name, options, kept, advance=advance)
+            kept = write_file(soup, work / output.name, options, about, advance=advance)
             for file in (record_of(output), output):
                 publish_file(work / file.name, file)
             shutil.rmtree(work)
             return kept
         copies, adapter = write_folder(soup, work, options, advance=advance)
-        kept = {**kept, **({"adapter": adapter.record()} if adapter else {})}
+        kept = {**about(), **({"adapter": adapter.record()} if adapter else {})}
         if evaluations is not None:
             lines = "".join(as_json(row) + "\n" for row in evaluations)
             (work / "evaluations.jsonl").write_text(lines, "utf-8")
@@ -181,11 +200,11 @@ def write_file(
     soup: Soup,
     target: Path,
     options: WriteOptions,
-    kept: Mapping[str, Any],
+    about: Record,
     *,
     advance: Advance = lambda nbytes: None,
-) -> None:
-    """One weights file, and its record beside it as `<file>.json`.
+) -> Mapping[str, Any]:
+    """One weights file, and its record beside it as `<file>.json`; returns that.
 
     Adapters give one only on their base, as a whole model.
     """
@@ -193,12 +212,37 @@ def write_file(
     check_room(target.parent, layout.nbytes)
     writing: AbstractContextManager[FileSink]
     if target.suffix == ".safetensors":
-        writing = safetensors_file(target, layout, {"ladle": provenance(soup)})
+        writing = safetensors_file(target, layout, _Provenance(soup, options.hashed))
     else:
         writing = torch_file(target, layout, soup.envelope)
     with writing as sink:
-        soup.stream_into(sink, dtype=options.dtype, advance=advance)
+        _fill(sink, soup, options, advance)
+    kept = about()
     write_json(record_of(target), kept)
+    return kept
+
+
+def _fill(sink: FileSink, soup: Soup, options: WriteOptions, advance: Advance) -> None:
+    hashing = options.hashed and not soup.pool.is_hashed
+    soup.stream_into(sink, dtype=options.dtype, hashing=hashing, advance=advance)
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """The family tree in the header of the weights: see `Metadata`."""
+
+    soup: Soup
+    hashed: bool
+
+    def placeholder(self) -> Mapping[str, str]:
+        return self._with(lambda one: "0" * 64)
+
+    def final(self) -> Mapping[str, str]:
+        return self._with(lambda one: one.digest)
+
+    def _with(self, digest: Callable[[Ingredient], str]) -> Mapping[str, str]:
+        tree = provenance(self.soup, digest if self.hashed else lambda one: None)
+        return {"ladle": tree}
 
 
 def room_for(pool: Pool, output: Path) -> int:
@@ -228,12 +272,12 @@ def write_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         with file.open("rb") as source, target.open("wb") as copy:  # The source may be a URL.
             shutil.copyfileobj(source, copy)
-    metadata = {"ladle": provenance(soup)}
+    metadata = _Provenance(soup, options.hashed)
     if any(is_adapter(one.checkpoint) for one in soup.pool):
         return copies, write_adapter(soup, folder, dtype=options.dtype, metadata=metadata)
     shards = options.max_shard_bytes
     with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:
-        soup.stream_into(sink, dtype=options.dtype, advance=advance)
+        _fill(sink, soup, options, advance)
     return copies, None
 
 

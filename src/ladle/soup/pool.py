@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 from ladle.checkpoint import Checkpoint, Layout, TensorSpec, matched, renamed_as
 from ladle.checkpoint.adapter import loose_factor
 from ladle.checkpoint.dtypes import promote
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.runs import Facts
+from ladle.soup.fingerprint import fingerprint
 
 _MOST_DIFFERENCES = 12
+
+
+class Content:
+    """What tells a checkpoint from others, computed when first asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.is_hashed = False
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Of a few of its numbers: see `fingerprint`."""
+        return fingerprint(self._checkpoint)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of its weights."""
+        digest = self._checkpoint.digest()
+        self.is_hashed = True
+        return digest
 
 
 @dataclass(frozen=True)
@@ -26,14 +49,17 @@ class Ingredient:
     facts: Facts = field(default_factory=Facts, compare=False)
     found_in: Path | None = field(default=None, compare=False)
     """The folder that was looked into for it, if it was not named itself."""
-    _digest: list[str] = field(default_factory=list, compare=False, repr=False)
+    content: Content = field(default=cast(Content, None), compare=False, repr=False)
+    """Of the checkpoint as it was opened, whatever its tensors are called later."""
+
+    def __post_init__(self) -> None:
+        if self.content is None:
+            object.__setattr__(self, "content", Content(self.checkpoint))
 
     @property
     def digest(self) -> str:
         """The sha256 of its weights; read once, on first use."""
-        if not self._digest:
-            self._digest.append(self.checkpoint.digest())
-        return self._digest[0]
+        return self.content.digest
 
     def renamed_as(self, names: Collection[str]) -> Ingredient:
         """The same under other names, if they differ by the prefixes of wrappers alone."""
@@ -92,6 +118,24 @@ class Pool:
     def subset(self, indices: Sequence[int]) -> Pool:
         """Some of the ingredients, with the layout of all, so that dtypes do not change."""
         return Pool(tuple(self.ingredients[i] for i in indices), self.layout)
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the sha256 of all ingredients is known already."""
+        return all(one.content.is_hashed for one in self.ingredients)
+
+    @cached_property
+    def order(self) -> tuple[tuple[bytes, str], ...]:
+        """A key of each ingredient's content by which to sort them, and cheap.
+
+        Those with equal fingerprints are told apart by their digests.
+        """
+        prints = [one.content.fingerprint for one in self.ingredients]
+        count = Counter(prints)
+        return tuple(
+            (found, one.digest if count[found] > 1 else "")
+            for found, one in zip(prints, self.ingredients, strict=True)
+        )
 
     @cached_property
     def digests(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,11 +22,13 @@ def record(
     command: str | None = None,
     offered: Pool | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    hashed: bool = True,
 ) -> dict[str, Any]:
     """`soup.json`: everything that is known about how the soup came about.
 
     `offered` is the pool that there was to choose from; `evaluation` adds what the
-    evaluator knows (task, metric, splits, seed). Scores stand in the metric's own direction.
+    evaluator knows (task, metric, splits, seed). Scores stand in the metric's own direction. If
+    not `hashed`, no sha256 is computed; it is null.
     """
     from ladle import __version__
 
@@ -42,10 +44,10 @@ def record(
         "merge": soup.merge.record(),
         "integers": soup.integers,
         "ingredients": [
-            {**_ingredient(one), "weight": weight}
+            {**_ingredient(one, hashed), "weight": weight}
             for one, weight in zip(soup.pool, soup.weights, strict=True)
         ],
-        "pool": [_ingredient(one) for one in offered or soup.pool],
+        "pool": [_ingredient(one, hashed) for one in offered or soup.pool],
         "remarks": list((offered or soup.pool).remarks),
         "tastings": [
             {
@@ -66,17 +68,16 @@ def record(
     }
 
 
-def provenance(soup: Soup) -> str:
+def provenance(soup: Soup, digest: Callable[[Ingredient], str | None]) -> str:
     """The family tree for the weights' header, as JSON.
 
     Contents alone: no name, path or time, so that the same soup is the same file everywhere. An
     ingredient that is a soup itself brings its own tree.
     """
     rows = []
-    for one, weight in sorted(
-        zip(soup.pool, soup.weights, strict=True), key=lambda row: (row[0].digest, row[1])
-    ):
-        row: dict[str, Any] = {"sha256": one.digest, "weight": weight}
+    ordered = soup.in_fixed_order()
+    for one, weight in zip(ordered.pool, ordered.weights, strict=True):
+        row: dict[str, Any] = {"sha256": digest(one), "weight": weight}
         parents = one.checkpoint.metadata.get("ladle")
         if parents is not None:
             row["soup"] = _parsed(parents)
@@ -87,11 +88,11 @@ def provenance(soup: Soup) -> str:
     return json.dumps(tree, sort_keys=True)
 
 
-def _ingredient(one: Ingredient) -> dict[str, Any]:
+def _ingredient(one: Ingredient, hashed: bool) -> dict[str, Any]:
     return {
         "name": one.name,
         "path": str(one.checkpoint.path),
-        "sha256": one.digest,
+        "sha256": one.digest if hashed else None,
         "bytes": one.checkpoint.layout.nbytes,
         "ema": one.checkpoint.envelope.is_ema,
         "step": one.facts.step,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladle.checkpoint import AdapterCheckpoint, Checkpoint, Envelope, Layout, renamed_as
+from ladle.checkpoint import AdapterCheckpoint, Checkpoint, Envelope, Layout, matched, renamed_as
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import (
     Ingredients,
@@ -19,7 +19,6 @@ from ladle.merge import (
     mean,
     stream,
     with_dtype,
-    without_weightless,
 )
 from ladle.soup.pool import Pool
 
@@ -116,27 +115,35 @@ class Soup:
         *,
         dtype: str | None = None,
         names: Collection[str] | None = None,
+        hashing: bool = False,
         advance: Advance = lambda nbytes: None,
     ) -> None:
         """Compute the weights into `sink`, in the ingredients' dtypes or in `dtype`.
 
-        `names` are the tensors that are wanted; None stands for all.
+        `names` are the tensors that are wanted; None stands for all. With `hashing` the
+        ingredients' digests cost no second look at their files.
 
         Raises:
             NonFiniteTensor: an ingredient holds NaN or infinity, or a result overflows its dtype.
             LayoutMismatch: integer tensors differ and no policy was given.
         """
         soup = self.in_fixed_order()
-        ingredients, merge = without_weightless(
-            Ingredients([one.checkpoint for one in soup.pool], soup.members), soup.merge
-        )
+        ingredients = Ingredients([one.checkpoint for one in soup.pool], soup.members)
         layout = with_dtype(soup.pool.layout, dtype)
         if names is not None:
             layout = layout.only(names)
         instead = soup._instead()
         replaced = {name for _, names, _ in instead for name in names}
         averaged = layout.only(layout.tensors.keys() - replaced)
-        stream(ingredients, merge, averaged, sink, integers=self.integers, advance=advance)
+        stream(
+            ingredients,
+            soup.merge,
+            averaged,
+            sink,
+            integers=self.integers,
+            hashing=hashing,
+            advance=advance,
+        )
         for checkpoint, names_of_it, text in instead:
             alone = Ingredients([checkpoint], [text])
             stream(alone, mean(1), layout.only(names_of_it), sink, advance=advance)
@@ -199,17 +206,19 @@ class Soup:
     def renamed_as(self, names: Collection[str]) -> Soup:
         """The same under other names, if they differ by the prefixes of wrappers alone."""
         statistics = renamed_as(self.statistics, names) if self.statistics else None
-        return replace(self, pool=self.pool.renamed_as(names), statistics=statistics)
+        merge = self.merge.renamed(matched(self.pool.layout.names, names))
+        pool = self.pool.renamed_as(names)
+        return replace(self, pool=pool, merge=merge, statistics=statistics)
 
     def in_fixed_order(self) -> Soup:
         """The same soup, whatever the order in which its ingredients were given."""
         # By content, so that not even the last bit of an inexact sum depends on the order given.
         weights = self.weights
-        digests = self.pool.digests
+        contents = self.pool.order
         # Only "first" asks for an order; what is first there stays first.
         first = next((i for i, weight in enumerate(weights) if weight), 0)
         kept = first if self.integers == "first" else None
-        order = sorted(range(len(self.pool)), key=lambda i: (i != kept, digests[i], weights[i]))
+        order = sorted(range(len(self.pool)), key=lambda i: (i != kept, contents[i], weights[i]))
         return replace(self, pool=self.pool.subset(order), merge=self.merge.for_order(order))
 
 

@@ -24,7 +24,16 @@ from ladle.evaluate import (
 )
 from ladle.files import check_room, claimed
 from ladle.report import write_report
-from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, is_adapter, uniform_soup
+from ladle.soup import (
+    Evaluate,
+    Ingredient,
+    Policy,
+    Pool,
+    Soup,
+    is_adapter,
+    uniform_soup,
+    without_changes,
+)
 from ladle.soup.output import WriteOptions, check_output, publish, room_for
 from ladle.soup.record import record
 
@@ -40,11 +49,14 @@ class Kitchen:
     """What `cook` needs beyond pool, recipe and evaluation; every field may be left as it is.
 
     `base` is the checkpoint that the ingredients were fine-tuned from, judged for comparison.
+    `rank` is what a soup of LoRA adapters is truncated to. Every candidate is, before the recipe
+    hears of its score: what is chosen and reported is what is written.
     """
 
     base: Ingredient | None = None
     write: WriteOptions = field(default_factory=WriteOptions)
     integers: Policy = "equal"
+    rank: int | None = None
     bn: BatchNormMode = "best"
     overwrite: bool = False
     seed: int = 0
@@ -79,8 +91,8 @@ def cook(
         LadleError: see the recipe, the evaluation and the merge.
     """
     kitchen = kitchen or Kitchen()
-    check_output(pool, output, overwrite=kitchen.overwrite)
-    check_room(_existing(output.resolve().parent), room_for(pool))
+    check_output(pool, output, overwrite=kitchen.overwrite, rank=kitchen.rank)
+    check_room(_existing(output.resolve().parent), room_for(pool, output))
     with claimed(output) as work:
         if (output / _STORE).is_file() and not (work / _STORE).exists():
             # Replacing an output, what it has measured need not be measured again.
@@ -125,10 +137,13 @@ def _chosen_and_judged(
 
 
 def _chosen(recipe: Recipe, pool: Pool, evaluate: Evaluate, kitchen: Kitchen) -> Soup:
-    soup = recipe(pool, evaluate)
+    def as_written(candidate: Soup) -> float:
+        return evaluate(replace(candidate, rank=kitchen.rank))
+
+    soup = recipe(pool, evaluate if kitchen.rank is None else as_written)
     if not isinstance(soup, Soup):
         raise BadInput(f"the recipe gave {type(soup).__name__}; it has to return a ladle.Soup")
-    return replace(soup, integers=kitchen.integers)
+    return replace(soup, integers=kitchen.integers, rank=kitchen.rank)
 
 
 def _existing(folder: Path) -> Path:
@@ -141,8 +156,9 @@ def _judged(
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
     best = max(range(len(pool)), key=lambda i: _rank(evaluator(singles[i])))
     contestants: list[Contestant] = []
-    if kitchen.base and _is_whole(kitchen.base, pool):
-        base = uniform_soup(Pool.of([kitchen.base]), integers=kitchen.integers)
+    start = kitchen.base and without_changes(kitchen.base, pool)
+    if start and _is_whole(start, pool):
+        base = uniform_soup(Pool.of([start]), integers=kitchen.integers)
         name = "base" if "base" not in {one.name for one in pool} else "the base"
         contestants.append(contestant(name, "base", base, evaluator))
     alone = [
@@ -151,7 +167,8 @@ def _judged(
     ]
     contestants += alone
     if soup.recipe != "uniform":
-        everything = taste.settled(uniform_soup(pool, integers=kitchen.integers))
+        everything = uniform_soup(pool, integers=kitchen.integers)
+        everything = taste.settled(replace(everything, rank=kitchen.rank))
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))

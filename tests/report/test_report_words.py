@@ -134,6 +134,32 @@ def test_a_greedy_soup_of_one_is_the_best_single_model(soup, lines, write):
     )
 
 
+def test_a_truncated_soup_of_one_is_not_the_model_itself(soup, lines, write):
+    soup["ingredients"] = soup["ingredients"][:1]
+    soup["adapter"] = {"rank": 2, "relative_error": {"some.module": 0.1}}
+    for line in lines:
+        if line["model"] == "greedy soup":
+            line["members"] = ["run-003"]
+    sentences = said(write(soup, lines))
+    assert sentences[0].startswith("The greedy soup of 1 of 8 models, truncated to rank 2, scores")
+    assert all("the best single model" in sentence for sentence in sentences[:2])
+    soup["adapter"]["relative_error"] = None
+    assert "is the best single model (run-003) itself" in said(write(soup, lines))[0]
+
+
+def test_the_truncated_best_single_has_scores_of_its_own(soup, lines, write):
+    soup |= {"recipe": {"name": "best", "options": {}}, "ingredients": soup["ingredients"][:1]}
+    soup["adapter"] = {"rank": 2, "relative_error": {"some.module": 0.1}}
+    kept = [line for line in lines if line["kind"] != "soup"]
+    own = [line | {"model": "best soup"} for line in lines if line["model"] == "greedy soup"]
+    for line in own:
+        line |= {"members": ["run-003"], "value": 0.5}
+    sentence = said(write(soup, kept + own))[0]
+    assert sentence.startswith(
+        "The best single model of 8 is run-003, truncated to rank 2; it scores 50.0 % on test, "
+    )
+
+
 def test_unmeasured_shifts_are_said(soup, lines, write):
     sentences = said(write(soup, [line for line in lines if line["role"] != "shift"]))
     assert sentences[1] == "It was not measured under distribution shift."

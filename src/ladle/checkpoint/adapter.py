@@ -11,16 +11,16 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
+from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import AVERAGED
 from ladle.checkpoint.numbers import Float64, decode, encode
 from ladle.checkpoint.safetensors import read_safetensors
-from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_file import read_torch_file
 from ladle.errors import UnreadableCheckpoint
 
@@ -37,6 +37,9 @@ FACTORS = {
 
 _FACTOR = re.compile(r"(.*?)[._]?lora[._](?:embedding_)?(?:[ABab]|up|down)(?:\.|$)")
 """A factor by any library's name, and the module that it belongs to."""
+
+_BASE = ".base_layer."
+"""What PEFT puts between a module and the tensors of the layer that it wrapped."""
 
 _NEUTRAL = frozenset(
     {
@@ -75,11 +78,12 @@ class AdapterCheckpoint:
     """The changes that an adapter makes, named as the tensors that they change: see `Checkpoint`.
 
     Also the tensors that it holds whole (`modules_to_save`): `whole` maps them to their names in
-    the file.
+    the file. PEFT puts the base's own tensors beside the factors of embeddings and output layers;
+    they are among these, `lm_head.base_layer.weight`, for they average like any other.
     """
 
     path: Path
-    stored: StoredCheckpoint
+    stored: Checkpoint
     config: Mapping[str, Any]
     changes: Mapping[str, Factors]
     whole: Mapping[str, str]
@@ -91,6 +95,11 @@ class AdapterCheckpoint:
         ranks = sorted({factors.rank for factors in self.changes.values()})
         shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
         return f"LoRA adapter of rank {shown}, {len(self.changes)} changed tensors"
+
+    @cached_property
+    def copies(self) -> Mapping[str, str]:
+        """The base's tensors of which it brings its own -> what they are called in `whole`."""
+        return {name.replace(_BASE, "."): name for name in self.whole if _BASE in name}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -158,7 +167,8 @@ def read_adapter(weights: Path) -> AdapterCheckpoint:
     for name, spec in specs.items():
         if name in partners or any(name.endswith(end) for end in FACTORS):
             continue
-        if "lora_" in name or ".base_layer." in name:
+        module, wrapped, _ = name.removeprefix(PREFIX).partition(_BASE)
+        if "lora_" in name or (wrapped and f"{module}.weight" not in changes):
             raise UnreadableCheckpoint(
                 f"{weights} has {name!r}, which is no part of a plain LoRA; merge this adapter "
                 "into its base and average the merged models"

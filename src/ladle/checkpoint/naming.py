@@ -48,6 +48,29 @@ def matched(names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
     return {name: theirs[short] for name, short in ours.items()}
 
 
+def called_around(names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
+    """Each of `names` as it is called in a model that has the tensors `wanted`, and perhaps others.
+
+    One of the two may be saved without the part that holds the trunk (`bert.`, `transformer.`):
+    that part is put before every name, or taken from those that have it. Where neither makes all
+    of `wanted` be there, every name stands for itself.
+    """
+    itself = {name: name for name in names}
+    there = set(names)
+    fronts = sorted({name.partition(".")[0] + "." for name in wanted})
+    added = [{name: front + name for name in names} for front in fronts[:1] if len(fronts) == 1]
+    taken = [
+        {name: name.removeprefix(front) for name in names}
+        for front in sorted({name.partition(".")[0] + "." for name in names})
+        if {front + name for name in wanted} <= there
+    ]
+    for called in (itself, *added, *taken):
+        new = set(called.values())
+        if set(wanted) <= new and len(new) == len(called):
+            return called
+    return itself
+
+
 @dataclass(frozen=True)
 class Renamed:
     """A checkpoint under other names: see `Checkpoint`. `names` maps the old to the new."""

@@ -87,8 +87,10 @@ def lineage(
         and part.norms.min() > 0
     }
     if isinstance(pool[0].checkpoint, AdapterCheckpoint):
-        # Changes begin at zero, each in directions of its own: only their sizes can be compared.
-        sizes = total(pool, matrices.values()).norms
+        # Changes begin at zero, each in directions of its own: only their sizes can be compared,
+        # which copies of the base among them would hide.
+        copies = pool[0].checkpoint.copies.values()
+        sizes = total(pool, (part for name, part in matrices.items() if name not in copies)).norms
         return Lineage(findings + _astray(names, sizes, relative=False), {})
     if start is not None:
         findings += _wrong_base(names, {n: p for n, p in matrices.items() if n in from_base})

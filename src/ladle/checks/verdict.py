@@ -12,7 +12,7 @@ from ladle.checks.findings import Finding, Report
 from ladle.checks.headers import alike
 from ladle.checks.lineage import lineage
 from ladle.evaluate import Evaluator
-from ladle.soup import Gathered, Pool, gather, with_base
+from ladle.soup import Gathered, Ingredient, Pool, gather, with_base
 from ladle.tasks import Task
 
 Advance = Callable[[int], None]
@@ -68,7 +68,7 @@ def _report(
     findings += told.findings
     if task is not None and len(pool) > 1 and all(f.severity != "not soupable" for f in findings):
         evaluator = task if isinstance(task, Evaluator) else Evaluator(task)
-        models = with_base(pool, base) if adapters and base else pool
+        models = with_base(pool, Ingredient("base", base)) if adapters and base else pool
         findings += barriers(models, evaluator, seed=seed)
     return Report(names, _sorted(findings), told.distances)
 

@@ -48,17 +48,16 @@ def command(
     """
     from ladle.merge import mean
     from ladle.soup import Soup
-    from ladle.soup.output import WriteOptions, check_output, check_rank, read_record, save
+    from ladle.soup.output import WriteOptions, check_output, read_record, save
     from ladle.soup.record import record
 
     pool = opening.pool(inputs)
     merge = mean(len(pool)) if weights is None else _merge(weights, len(pool), normalize)
     recipe = "uniform" if weights is None else "weighted"
-    soup = Soup(pool, merge, recipe=recipe, integers=integers)
+    soup = Soup(pool, merge, recipe=recipe, integers=integers, rank=rank)
     called = shlex.join(["ladle", *sys.argv[1:]])
-    check_output(pool, output, overwrite=overwrite)
-    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank, hashed)
-    check_rank(pool, rank)
+    check_output(pool, output, overwrite=overwrite, rank=rank)
+    write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, hashed)
     if not dry_run:
         with screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance:
             save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)

@@ -62,7 +62,7 @@ def command(
     """
     from ladle.cook import Kitchen, cook
     from ladle.report import verdict
-    from ladle.soup.output import WriteOptions, check_output, check_rank, is_file_output
+    from ladle.soup.output import WriteOptions, check_output, is_file_output
 
     if (task is None) == (score is None):
         raise BadInput("give either --task or --score, to say what is good")
@@ -75,10 +75,9 @@ def command(
         raise BadInput("--bn recalibrate needs the training data of a --task")
     chosen = _recipe(recipe, strict=strict, integers=integers)
     pool = opening.pool(inputs)
-    check_output(pool, output, overwrite=overwrite)
-    check_rank(pool, rank)
     start = _base(base, inputs)
     pool = _models(pool, start, task)
+    check_output(pool, output, overwrite=overwrite, rank=rank)
     open_evaluate = (
         _task_evaluate(task, device, batch_size)
         if task is not None
@@ -93,7 +92,8 @@ def command(
         return
     kitchen = Kitchen(
         base=start,
-        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size, rank),
+        write=WriteOptions(None if dtype == "source" else dtype, max_shard_size),
+        rank=rank,
         integers=integers,
         bn=bn,
         overwrite=overwrite,
@@ -122,7 +122,7 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
     from ladle.soup import is_adapter, with_base
 
     if base is not None:
-        return with_base(pool, base.checkpoint)
+        return with_base(pool, base)
     if task is not None and any(is_adapter(one.checkpoint) for one in pool):
         raise BadInput("an adapter is no model without its base; give it with --base")
     return pool

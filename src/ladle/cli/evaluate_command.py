@@ -39,13 +39,13 @@ def command(
     """
     from ladle.checkpoint import open_checkpoint
     from ladle.evaluate import Evaluator, contestant, ensemble_of, find_device, judge
-    from ladle.soup import Pool, uniform_soup, with_base
+    from ladle.soup import Ingredient, Pool, uniform_soup, with_base
     from ladle.tasks import load_task
 
     find_device(device)
     pool = opening.pool(inputs, within=False)
     if base is not None:
-        pool = with_base(pool, open_checkpoint(base))
+        pool = with_base(pool, Ingredient("base", open_checkpoint(base)))
     found = load_task(task)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:

@@ -107,10 +107,12 @@ def _geometry(
     ingredients: tuple[Ingredient, ...], base: str | Path, *, by_tensor: bool
 ) -> dict[str, Any]:
     from ladle.checkpoint import open_checkpoint
-    from ladle.soup import Pool
+    from ladle.soup import Ingredient, Pool, with_base, without_changes
     from ladle.soup.geometry import geometry
 
-    total, tensors = geometry(Pool.of(ingredients), open_checkpoint(base))
+    origin = Ingredient("base", open_checkpoint(base))
+    pool = with_base(Pool.of(ingredients), origin)
+    total, tensors = geometry(pool, without_changes(origin, pool).checkpoint)
     document = {"base": str(base), "names": list(total.names), **_measures(total)}
     if by_tensor:
         document["tensors"] = {name: _measures(one) for name, one in tensors.items()}

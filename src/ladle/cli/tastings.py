@@ -19,7 +19,9 @@ def show(record: Mapping[str, Any], output: Path) -> None:
     screen.say(f"{record['recipe']['name']} soup: {chosen} of {offered} checkpoints -> {output}")
     show_adapter(record)
     if chosen == 1 < offered and record["recipe"]["name"] == "greedy":
-        screen.say("No other checkpoint helped on held-out data, so this is the best single model.")
+        cut = (record.get("adapter") or {}).get("relative_error") is not None
+        what = "the best single model, truncated" if cut else "the best single model"
+        screen.say(f"No other checkpoint helped on held-out data, so this is {what}.")
 
 
 def show_adapter(record: Mapping[str, Any]) -> None:

@@ -81,7 +81,8 @@ def on_disk(score: Callable[[Path], object], workspace: Path) -> Ask:
 
     def ask(soup: Soup) -> object:
         source = soup.pool[0].checkpoint.path
-        if len(soup.pool) == 1 and is_local(source) and source.exists():
+        as_given = len(soup.pool) == 1 and soup.rank is None
+        if as_given and is_local(source) and source.exists():
             return score(source)
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)

@@ -58,6 +58,7 @@ def collect(folder: Path) -> Record:
         task_digest=_text_or_empty(soup.object("task"), "digest"),
         splits=tuple(_split(soup.object("splits"), name) for name in soup.object("splits").values),
         seed=soup.integer_or_none("seed"),
+        rank=_truncated(soup.object("adapter")) if soup.has("adapter") else None,
         versions=soup.object("versions").shown(),
         evaluations=own,
         other_metrics=tuple(dict.fromkeys(line.metric for line in lines if line not in own)),
@@ -112,6 +113,10 @@ def _evaluation(line: str, where: str) -> Evaluation:
         n=fields.integer_or_none("n"),
         versus=_versus(fields.object("versus")) if fields.has("versus") else None,
     )
+
+
+def _truncated(adapter: Fields) -> int | None:
+    return adapter.integer("rank") if adapter.has("relative_error") else None
 
 
 def _versus(fields: Fields) -> Versus:

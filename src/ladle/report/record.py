@@ -105,6 +105,8 @@ class Record:
     task_digest: str
     splits: tuple[Split, ...]
     seed: int | None
+    rank: int | None
+    """What a soup of adapters was truncated to; None where nothing was."""
     versions: dict[str, str]
     evaluations: tuple[Evaluation, ...]
     other_metrics: tuple[str, ...]

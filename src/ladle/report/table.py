@@ -80,7 +80,7 @@ def tabulate(record: Record) -> Table:
     rows = []
     for row in found.values():
         part = row.part
-        if record.recipe == "best" and row.model == chosen:
+        if record.recipe == "best" and row.model == chosen and record.rank is None:
             continue  # it is the best single model over again
         if row.model == chosen:
             part = "chosen"

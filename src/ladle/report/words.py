@@ -95,7 +95,7 @@ def verdict(record: Record, table: Table) -> list[str]:
             )
     shifts = [column for column in table.role("shift") if column.name in chosen.cells]
     if shifts:
-        sentences.append(_shifts(chosen, best, shifts, metric))
+        sentences.append(_shifts(record, chosen, best, shifts, metric))
     elif any(column.role == "test" for column in measured):
         sentences.append("It was not measured under distribution shift.")
     sentences += _beside(table, metric, measured[:1])
@@ -105,10 +105,13 @@ def verdict(record: Record, table: Table) -> list[str]:
 def _first(record: Record, metric: Metric, chosen: Row, best: Row | None, column: Column) -> str:
     cell = chosen.cells[column.name]
     what = "" if metric.percent else f" ({metric.name}{_direction(metric)})"
-    kept_best = best is not None and chosen.members == best.members
+    kept_best = _is_best(record, chosen, best)
     subject = f"The {_lower(title(record))}"
     if record.recipe == "best":
-        subject += f" is {listed(chosen.members)}; it"
+        cut = f", truncated to rank {record.rank}" if record.rank is not None else ""
+        subject += f" is {listed(chosen.members)}{cut}; it"
+    elif record.rank is not None:
+        subject += f", truncated to rank {record.rank},"
     elif kept_best and best is not None:
         subject += f" is the best single model ({best.model}) itself; it"
     sentence = f"{subject} scores {score(cell.value, metric)}{what} on {column.name}"
@@ -123,7 +126,14 @@ def _first(record: Record, metric: Metric, chosen: Row, best: Row | None, column
     return f"{sentence}: {_outcome(cell.versus, test_name(metric, mean=False), size)}."
 
 
-def _shifts(chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Metric) -> str:
+def _is_best(record: Record, chosen: Row, best: Row | None) -> bool:
+    """Whether the soup is the best single model as it was given."""
+    return best is not None and chosen.members == best.members and record.rank is None
+
+
+def _shifts(
+    record: Record, chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Metric
+) -> str:
     one = chosen.cells[shifts[0].name] if len(shifts) == 1 else None
     whole = one or chosen.mean
     other: Cell | None = None
@@ -134,7 +144,7 @@ def _shifts(chosen: Row, best: Row | None, shifts: Sequence[Column], metric: Met
     if whole is None:
         return f"Of the shifts: {_apart(chosen, shifts)}."
     start += f" {'scores' if one else 'is'} {score(whole.value, metric)}"
-    if best is None or chosen.members == best.members:
+    if best is None or _is_best(record, chosen, best):
         return f"{start}."
     gap = _gap(whole, other, metric)
     start += f", {gap} the best single model" if gap else ""

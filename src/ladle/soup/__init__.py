@@ -1,7 +1,7 @@
 """Pools, soups and what is kept of them."""
 
 from ladle.merge import Policy
-from ladle.soup.adapter import is_adapter, with_base
+from ladle.soup.adapter import is_adapter, with_base, without_changes
 from ladle.soup.inputs import Gathered, gather, open_pool
 from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.soup import Evaluate, Soup, Tasting, uniform_soup
@@ -19,4 +19,5 @@ __all__ = [
     "open_pool",
     "uniform_soup",
     "with_base",
+    "without_changes",
 ]

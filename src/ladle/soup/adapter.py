@@ -11,21 +11,32 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ladle.checkpoint import AdapterCheckpoint, Applied, Bytes, Checkpoint, Layout, TensorSpec
+from ladle.checkpoint import (
+    AdapterCheckpoint,
+    Applied,
+    Bytes,
+    Checkpoint,
+    Layout,
+    MemoryCheckpoint,
+    TensorSpec,
+    renamed_as,
+)
 from ladle.checkpoint.adapter import CONFIG, WEIGHTS, Factors
 from ladle.checkpoint.dtypes import promote
+from ladle.checkpoint.naming import Renamed
 from ladle.checkpoint.numbers import Float64, decode, encode
 from ladle.checkpoint.write import FileSink, Metadata, safetensors_file
 from ladle.errors import BadInput, LayoutMismatch, NonFiniteTensor
 from ladle.merge import Linear, with_dtype
-from ladle.soup.pool import Ingredient, Pool
+from ladle.soup.pool import Ingredient, Pool, common_layout
 from ladle.soup.soup import Soup
 
 
@@ -61,8 +72,10 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     return isinstance(checkpoint, (AdapterCheckpoint, Applied))
 
 
-def with_base(pool: Pool, base: Checkpoint) -> Pool:
-    """Adapters as the models that they make of `base`; a pool of models as it is.
+def with_base(pool: Pool, base: Ingredient) -> Pool:
+    """Adapters as the models that they make of `base`, which is hashed once for all of them.
+
+    A pool of models stays as it is.
 
     Raises:
         LayoutMismatch: the base lacks a tensor that an adapter changes.
@@ -70,31 +83,116 @@ def with_base(pool: Pool, base: Checkpoint) -> Pool:
     return Pool.of((_on(one, base) for one in pool), pool.remarks)
 
 
-def _on(one: Ingredient, base: Checkpoint) -> Ingredient:
+def _on(one: Ingredient, base: Ingredient) -> Ingredient:
     if not isinstance(one.checkpoint, AdapterCheckpoint):
         return one
-    return Ingredient(one.name, Applied(base, one.checkpoint), one.facts, one.found_in)
+    model = Applied(base.checkpoint, one.checkpoint, partial(getattr, base, "digest"))
+    return Ingredient(one.name, model, one.facts, one.found_in)
+
+
+def truncated(soup: Soup) -> tuple[Checkpoint, list[str]]:
+    """What `write_adapter` makes of the change of a soup that has a rank, and of which tensors.
+
+    The same factors, rounded as they are in the file: what is judged is what is written.
+    """
+    import torch
+
+    from ladle.soup.live import StateDictSink
+
+    on = _seen_through(soup.pool[0])
+    names = soup.pool.layout.names
+    soup, rank = _of_adapters(soup), soup.rank
+    shares = _shares(soup)
+    stored = _common_dtype([one for one, _ in shares])
+    first = shares[0][0]
+    copies = {name: name for name in first.copies.values()}
+    sink = StateDictSink(soup.layout.only(copies))
+    soup.stream_into(sink, names=copies)
+    state = sink.state
+    changes: dict[str, Factors] = {}
+    for change in _changes(shares, rank):
+        for name, values in ((change.factors.a, change.a), (change.factors.b, change.b)):
+            flat = torch.from_numpy(_encoded(name, values, stored)).view(getattr(torch, stored))
+            state[name] = flat.view(values.shape)
+        changes[f"{change.factors.module}.weight"] = replace(
+            change.factors, rank=len(change.a), scaling=change.scaling
+        )
+    adapter = replace(
+        first,
+        stored=MemoryCheckpoint(first.path, state),
+        changes=changes,
+        whole=copies,
+        layout=soup.layout.only({*changes, *copies}),
+    )
+    if not isinstance(on, Applied):
+        return adapter, [*changes]
+    model = Applied(on.base, adapter)
+    found = renamed_as(model, names)
+    return found, _called(found, model.changed)
+
+
+def touched(pool: Pool) -> list[str]:
+    """The tensors that adapters on their base change or hold, by the pool's names."""
+    found = [(one, _seen_through(one)) for one in pool]
+    return list(
+        dict.fromkeys(
+            name
+            for one, on in found
+            if isinstance(on, Applied)
+            for name in _called(one.checkpoint, on.touched)
+        )
+    )
+
+
+def fitting(pool: Pool, names: Collection[str]) -> Layout:
+    """The layout of a pool as a model of these names takes it.
+
+    A base may have tensors that the adapters' model has not, such as another head: they are left
+    out, as the libraries do that load it. What adapters hold stays, and so does a pool of models.
+    """
+    if not isinstance(_seen_through(pool[0]), Applied):
+        return pool.layout
+    layout, wanted = pool.layout, {*names, *touched(pool)}
+    tensors = {name: spec for name, spec in layout.tensors.items() if name in wanted}
+    ties: dict[str, str] = {}
+    for alias, kept in layout.ties.items():
+        if alias in wanted and kept in wanted:
+            ties[alias] = kept
+        elif alias in wanted:
+            tensors[alias] = layout.tensors[kept]
+    return Layout(tensors, ties)
+
+
+def without_changes(base: Ingredient, pool: Pool) -> Ingredient:
+    """The base as a model like those that adapters make of it; for a pool of models, itself."""
+    model = _seen_through(pool[0])
+    if not isinstance(model, Applied):
+        return base
+    # Its weights are the base's, whatever the adapter is that its names are from.
+    return Ingredient(base.name, model.unchanged(), base.facts, None, base.content)
+
+
+def _called(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
+    called = checkpoint.names if isinstance(checkpoint, Renamed) else {}
+    return [called.get(name, name) for name in names]
 
 
 def write_adapter(
-    soup: Soup, folder: Path, *, dtype: str | None, rank: int | None, metadata: Metadata
+    soup: Soup, folder: Path, *, dtype: str | None, metadata: Metadata
 ) -> WrittenAdapter:
     """Weights and configuration of a soup of adapters into an existing folder.
 
-    Factors are exact copies where all ingredients count alike; otherwise each Bᵢ is multiplied by
-    its share and rounded once.
+    Factors are exact copies where all ingredients count alike and the soup has no rank to be
+    truncated to; otherwise each Bᵢ is multiplied by its share and rounded once.
 
     Raises:
         BadInput: the soup is more than a weighted sum.
         LayoutMismatch: only some of the ingredients are adapters.
         NonFiniteTensor: a factor holds NaN or infinity, or overflows its dtype.
     """
-    first = _adapter(soup.pool[0])  # It gives the configuration, as it gives all side files.
-    soup = soup.in_fixed_order()
-    adapters = [_adapter(one) for one in soup.pool]
-    if not isinstance(soup.merge, Linear):
-        raise BadInput("adapters can only be averaged; write the merged models as one file instead")
-    shares = [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
+    first = adapter_of(soup.pool[0])  # It gives the configuration, as it gives all side files.
+    soup, rank = _of_adapters(soup), soup.rank
+    shares = _shares(soup)
     stored = dtype or _common_dtype([one for one, _ in shares])
     shapes = _shapes([one for one, _ in shares], rank, stored)
     whole = with_dtype(soup.layout.only(first.whole), dtype).renamed(first.whole)
@@ -117,8 +215,33 @@ def write_adapter(
     return WrittenAdapter(max(ranks.values()), errors if rank is not None else None)
 
 
-def _adapter(one: Ingredient) -> AdapterCheckpoint:
-    found = one.checkpoint.adapter if isinstance(one.checkpoint, Applied) else one.checkpoint
+def _shares(soup: Soup) -> list[tuple[AdapterCheckpoint, float]]:
+    """The adapters that count, and how much."""
+    adapters = [adapter_of(one) for one in soup.pool]
+    if not isinstance(soup.merge, Linear):
+        raise BadInput("adapters can only be averaged; write the merged models as one file instead")
+    return [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
+
+
+def _of_adapters(soup: Soup) -> Soup:
+    """The exact soup of the adapters without their base, in fixed order."""
+    soup = soup.in_fixed_order()
+    # In that order it stays: contents are for nothing else here.
+    alone = tuple(
+        Ingredient(one.name, adapter_of(one), one.facts, one.found_in, one.content)
+        for one in soup.pool
+    )
+    return replace(soup, pool=Pool(alone, common_layout(alone)), rank=None)
+
+
+def _seen_through(one: Ingredient) -> Checkpoint:
+    return one.checkpoint.checkpoint if isinstance(one.checkpoint, Renamed) else one.checkpoint
+
+
+def adapter_of(one: Ingredient) -> AdapterCheckpoint:
+    """The adapter that an ingredient is, alone or on its base."""
+    found = _seen_through(one)
+    found = found.adapter if isinstance(found, Applied) else found
     if not isinstance(found, AdapterCheckpoint):
         raise LayoutMismatch(
             f"{one.name} is no adapter, and others are; merge the adapters into their base first"

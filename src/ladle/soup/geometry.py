@@ -12,6 +12,7 @@ from ladle.checkpoint import Checkpoint
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import LayoutMismatch
 from ladle.merge.slices import SLICE, read_numbers, slices
+from ladle.soup.adapter import touched
 from ladle.soup.pool import Pool
 
 
@@ -62,14 +63,17 @@ class Geometry:
 def geometry(pool: Pool, base: Checkpoint) -> tuple[Geometry, Mapping[str, Geometry]]:
     """Task-vector geometry over all averaged tensors, and tensor by tensor.
 
-    Streams slice by slice, so memory does not grow with the checkpoints.
+    Of adapters on their base, over those that they change: the others did not move, and a new head
+    that they hold did not come from the base. Streams slice by slice, so memory does not grow with
+    the checkpoints.
 
     Raises:
         LayoutMismatch: the base lacks tensors of the pool, or has them in other shapes.
     """
     by_tensor: dict[str, Geometry] = {}
+    moved = {name for name in touched(pool) if name in base.layout.tensors}
     for name, spec in pool.layout.tensors.items():
-        if spec.dtype not in AVERAGED:
+        if spec.dtype not in AVERAGED or (moved and name not in moved):
             continue
         in_base = base.layout.tensors.get(name)
         if in_base is None or in_base.shape != spec.shape:

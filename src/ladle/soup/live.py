@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,6 +53,22 @@ class ModuleSink:
             layout.ties,
         )
         self._shared = _shared({name: self._state[name] for name in layout.tensors})
+
+    def check_untied(self, changed: Iterable[str]) -> None:
+        """Check that what adapters change is not also another tensor, which they do not change.
+
+        Raises:
+            LayoutMismatch: the model ties it to one that the soup leaves out.
+        """
+        names = {name for name, tensor in self._state.items() if tensor.numel()}
+        left_out = {self._state[n].data_ptr(): n for n in names - self.layout.tensors.keys()}
+        for name in changed:
+            other = left_out.get(self._state[name].data_ptr())
+            if name in names and other is not None:
+                raise LayoutMismatch(
+                    f"the adapters change {name} alone, and the model ties {other} to it; untie "
+                    "them in the model, and save the base with both"
+                )
 
     def write(self, name: str, start: int, values: Bytes) -> None:
         numbers = _tensor(values, self.layout.tensors[name].dtype)

@@ -31,7 +31,7 @@ from ladle.files import (
     telling_full_disk,
 )
 from ladle.merge import with_dtype
-from ladle.soup.adapter import WrittenAdapter, is_adapter, write_adapter
+from ladle.soup.adapter import WrittenAdapter, adapter_of, is_adapter, write_adapter
 from ladle.soup.card import model_card
 from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.record import provenance, record
@@ -51,13 +51,12 @@ _MISTAKEN_SUFFIXES = (".bin", ".h5", ".onnx", ".gguf", ".tar", ".zip")
 class WriteOptions:
     """How weights are written: `dtype` None keeps the ingredients'; shards are of so many bytes.
 
-    `rank` truncates a soup of adapters; None keeps it exact. If not `hashed`, the ingredients'
-    sha256 are not computed, and neither the record nor the weights' header has them.
+    If not `hashed`, the ingredients' sha256 are not computed, and neither the record nor the
+    weights' header has them.
     """
 
     dtype: str | None = None
     max_shard_bytes: int = 5_000_000_000
-    rank: int | None = None
     hashed: bool = True
 
 
@@ -70,14 +69,18 @@ def record_of(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
 
-def check_output(pool: Iterable[Ingredient], output: Path, *, overwrite: bool) -> None:
-    """Check that writing `output` loses nothing, before any work is done.
+def check_output(
+    pool: Iterable[Ingredient], output: Path, *, overwrite: bool, rank: int | None = None
+) -> None:
+    """Check that `output` can be written and loses nothing, before any work is done.
 
     Raises:
         OutputExists: it exists, and may not be replaced.
         BadInput: it or its `.part` is, holds, or lies in one of the ingredients, or in the folder
-            in which they were found, where it would be found as one of them.
+            in which they were found, where it would be found as one of them; it is one file, and
+            adapters without their base take two; or there is nothing for `rank` to truncate.
     """
+    pool = list(pool)
     if re.match(r"\w{2,}:/", str(output)):
         raise BadInput(f"{output} is a URL; write to a local --output and copy it there")
     paths = {one.checkpoint.path for one in pool} | {one.found_in for one in pool if one.found_in}
@@ -94,9 +97,21 @@ def check_output(pool: Iterable[Ingredient], output: Path, *, overwrite: bool) -
             f"ladle writes no {output.suffix} files; let {output} end in "
             f"{' or '.join(FILE_SUFFIXES)}, or name a folder"
         )
+    if rank is not None and not all(is_adapter(one.checkpoint) for one in pool):
+        raise BadInput("--rank is for LoRA adapters, and these are none; leave it out")
     if not is_file_output(output):
         refuse_existing(output, overwrite=overwrite)
         return
+    if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in pool):
+        raise BadInput(
+            "a soup of adapters is a folder, with a configuration beside the weights; let "
+            f"{output} have no suffix"
+        )
+    if rank is not None:
+        raise BadInput(
+            f"--rank truncates an adapter, and {output} would be a whole model; leave it out, or "
+            "let --output have no suffix"
+        )
     # The record is published first, so weights of ours always have one.
     is_ours = _is_record(record_of(output))
     for file in (output, record_of(output)):
@@ -121,7 +136,7 @@ def save(
     advance: Advance = lambda nbytes: None,
 ) -> Path:
     """Write a soup that nobody evaluated: see `Soup.save`."""
-    check_output(soup.pool, output, overwrite=overwrite)
+    check_output(soup.pool, output, overwrite=overwrite, rank=soup.rank)
     with claimed(output) as work:
         if (work / "ladle.sqlite").exists():
             raise OutputExists(
@@ -193,11 +208,6 @@ def write_file(
 
     Adapters give one only on their base, as a whole model.
     """
-    if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in soup.pool):
-        raise BadInput(
-            "a soup of adapters is a folder, with a configuration beside the weights; let "
-            f"{target} have no suffix"
-        )
     layout = with_dtype(soup.layout, options.dtype)
     check_room(target.parent, layout.nbytes)
     writing: AbstractContextManager[FileSink]
@@ -235,21 +245,11 @@ class _Provenance:
         return {"ladle": tree}
 
 
-def check_rank(pool: Pool, rank: int | None) -> None:
-    """Check that there is something for `rank` to truncate.
-
-    Raises:
-        BadInput: a rank is given, and the pool is of no adapters.
-    """
-    if rank is not None and not all(is_adapter(one.checkpoint) for one in pool):
-        raise BadInput("--rank is for LoRA adapters, and these are none; leave it out")
-
-
-def room_for(pool: Pool) -> int:
-    """The bytes that a soup of all of a pool may take."""
-    if any(is_adapter(one.checkpoint) for one in pool):
-        return sum(file.stat().st_size for one in pool for file in one.checkpoint.files)
-    return pool.layout.nbytes
+def room_for(pool: Pool, output: Path) -> int:
+    """The bytes that a soup of all of a pool may take: of adapters, in a folder, without a base."""
+    if is_file_output(output) or not any(is_adapter(one.checkpoint) for one in pool):
+        return pool.layout.nbytes
+    return sum(file.stat().st_size for one in pool for file in adapter_of(one).files)
 
 
 def write_folder(
@@ -265,7 +265,8 @@ def write_folder(
     """
     layout = with_dtype(soup.layout, options.dtype)
     copies = side_files(soup.pool[0].checkpoint)
-    check_room(folder, room_for(soup.pool) + sum(file.stat().st_size for file in copies.values()))
+    room = room_for(soup.pool, folder)
+    check_room(folder, room + sum(file.stat().st_size for file in copies.values()))
     for name, file in copies.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -273,8 +274,7 @@ def write_folder(
             shutil.copyfileobj(source, copy)
     metadata = _Provenance(soup, options.hashed)
     if any(is_adapter(one.checkpoint) for one in soup.pool):
-        dtype, rank = options.dtype, options.rank
-        return copies, write_adapter(soup, folder, dtype=dtype, rank=rank, metadata=metadata)
+        return copies, write_adapter(soup, folder, dtype=options.dtype, metadata=metadata)
     shards = options.max_shard_bytes
     with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:
         _fill(sink, soup, options, advance)

@@ -59,6 +59,8 @@ class Soup:
     integers: Policy = "equal"
     statistics: Checkpoint | None = None
     """BatchNorm statistics that take the place of the ingredients' average."""
+    rank: int | None = None
+    """Of a soup of LoRA adapters: what its changes are truncated to; None keeps them exact."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.pool):
@@ -104,7 +106,8 @@ class Soup:
             "integers": self.integers,
             "dtypes": _digest({n: s.dtype for n, s in self.pool.layout.tensors.items()}),
         }
-        return content | ({"statistics": self.statistics.digest()} if self.statistics else {})
+        content |= {"statistics": self.statistics.digest()} if self.statistics else {}
+        return content | ({} if self.rank is None else {"rank": self.rank})
 
     def stream_into(
         self,
@@ -129,7 +132,8 @@ class Soup:
         layout = with_dtype(soup.pool.layout, dtype)
         if names is not None:
             layout = layout.only(names)
-        replaced = self.statistics.layout.tensors if self.statistics else {}
+        instead = soup._instead()
+        replaced = {name for _, names, _ in instead for name in names}
         averaged = layout.only(layout.tensors.keys() - replaced)
         stream(
             ingredients,
@@ -140,9 +144,21 @@ class Soup:
             hashing=hashing,
             advance=advance,
         )
+        for checkpoint, names_of_it, text in instead:
+            alone = Ingredients([checkpoint], [text])
+            stream(alone, mean(1), layout.only(names_of_it), sink, advance=advance)
+
+    def _instead(self) -> list[tuple[Checkpoint, Collection[str], str]]:
+        """What takes the place of the average, the tensors it does so for, and what it is."""
+        from ladle.soup.adapter import truncated
+
+        found: list[tuple[Checkpoint, Collection[str], str]] = []
         if self.statistics:
-            measured = Ingredients([self.statistics], ["the BatchNorm statistics"])
-            stream(measured, mean(1), layout.only(replaced), sink, advance=advance)
+            measured = self.statistics.layout.tensors
+            found.append((self.statistics, measured.keys(), "the BatchNorm statistics"))
+        if self.rank is not None:
+            found.append((*truncated(self), "the truncated adapter"))
+        return found
 
     def load_into(self, model: nn.Module) -> nn.Module:
         """Replace the weights of `model` in place, on whatever device they are; returns it.
@@ -150,6 +166,7 @@ class Soup:
         Raises:
             LayoutMismatch: the model's tensors are not the soup's.
         """
+        from ladle.soup.adapter import fitting, touched
         from ladle.soup.live import ModuleSink
 
         if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in self.pool):
@@ -157,8 +174,10 @@ class Soup:
                 f"{', '.join(self.members)}: an adapter is no model without its base; give it with "
                 "--base"
             )
-        soup = self.renamed_as(model.state_dict().keys())
-        sink = ModuleSink(model, soup.pool.layout)
+        names = model.state_dict().keys()
+        soup = self.renamed_as(names)
+        sink = ModuleSink(model, fitting(soup.pool, names))
+        sink.check_untied(touched(soup.pool))
         replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
         sink.finish()
         return model

@@ -366,6 +366,8 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Ignored, if these tests run in the background of a shell.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     for _ in range(600):
         if (pair / "b.asked").exists():

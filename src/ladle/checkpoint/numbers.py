@@ -16,7 +16,7 @@ Floating = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 _KINDS = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
 
-_BLOCK = 2**15
+_BLOCK = 2**17
 
 BOUND = {
     "float64": float("inf"),
@@ -67,28 +67,42 @@ def encode(numbers: Float64, dtype: str, *, out: Bytes | None = None) -> Bytes:
     `BOUND`.
     """
     values = np.empty(numbers.size * ITEMSIZE[dtype], np.uint8) if out is None else out
-    # In parts that a core's own cache holds, with all that is needed on the way.
-    for start in range(0, numbers.size, _BLOCK):
-        block = numbers[start : start + _BLOCK]
-        if dtype == "bfloat16":
-            values.view(np.uint16)[start : start + _BLOCK] = _to_bfloat16(block)
-        else:
-            with np.errstate(over="ignore", under="ignore"):
-                values.view(_KINDS[dtype])[start : start + _BLOCK] = block
+    if dtype == "bfloat16":
+        _to_bfloat16(numbers, values.view(np.uint16))
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            np.copyto(values.view(_KINDS[dtype]), numbers, casting="same_kind")
     return values
 
 
-def _to_bfloat16(numbers: Float64) -> npt.NDArray[np.uint32]:
-    # By way of float32 there would be two roundings. Here is one: to add a number so large that
-    # the sum's last digit is the one wanted, and to take it away again.
-    bits = numbers.view(np.uint64) & np.uint64(0x7FF0000000000000)
-    power = bits.view(np.float64)
-    np.clip(power, 2.0**-126, 2.0**128, out=power)
-    power *= 1.5 * 2.0**45
-    rounded = numbers + power
-    rounded -= power
-    np.copysign(rounded, numbers, out=rounded)  # It makes -0.0 positive.
-    with np.errstate(over="ignore"):
-        result: npt.NDArray[np.uint32] = rounded.astype(np.float32).view(np.uint32)
-    result >>= np.uint32(16)
-    return result
+def _to_bfloat16(numbers: Float64, values: npt.NDArray[np.uint16]) -> None:
+    # By way of float32 alone there would be two roundings. So the digits that bfloat16 lacks are
+    # rounded away before, as an integer's would be; what is left is a float32 exactly.
+    room = np.empty(min(_BLOCK, numbers.size), np.uint64)
+    narrow = np.empty(room.size, np.float32)
+    for start in range(0, numbers.size, _BLOCK):
+        block = numbers[start : start + _BLOCK]
+        given, bits, single = block.view(np.uint64), room[: block.size], narrow[: block.size]
+        np.right_shift(given, np.uint64(45), out=bits)
+        np.bitwise_and(bits, np.uint64(1), out=bits)
+        np.add(bits, np.uint64(2**44 - 1), out=bits)
+        np.add(bits, given, out=bits)
+        np.bitwise_and(bits, np.uint64(2**64 - 2**45), out=bits)
+        pattern, magnitude = single.view(np.uint32), bits.view(np.uint32)[: block.size]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            np.copyto(single, bits.view(np.float64), casting="same_kind")
+            np.bitwise_and(pattern, np.uint32(0x7FFFFFFF), out=magnitude)
+            np.subtract(magnitude, np.uint32(1), out=magnitude)  # Zero, which is fine, comes last.
+            if magnitude.min() < 0x007FFFFF or not np.isfinite(block.sum()):
+                single[...] = _with_eight_digits(block)
+        np.right_shift(pattern, np.uint32(16), out=pattern)
+        np.copyto(values[start : start + _BLOCK], pattern, casting="unsafe")
+
+
+def _with_eight_digits(numbers: Float64) -> Float64:
+    """Rounded to the digits of a bfloat16: also those so small that they have fewer, and NaN."""
+    # To add a number so large that the sum's last digit is the one wanted, and take it away again.
+    power = (numbers.view(np.uint64) & np.uint64(0x7FF0000000000000)).view(np.float64)
+    power = np.clip(power, 2.0**-126, 2.0**128) * (1.5 * 2.0**45)
+    rounded: Float64 = np.copysign((numbers + power) - power, numbers)  # It loses the sign of -0.0.
+    return rounded

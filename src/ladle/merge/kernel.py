@@ -22,7 +22,9 @@ def weighted_sum(
     product: Float64 | None = None
     count = 0
     for count, (weight, numbers) in enumerate(zip(weights, readings, strict=True), start=1):
-        if count == 1:
+        if count == 1 and weight == 1.0:
+            np.copyto(out, numbers)
+        elif count == 1:
             np.multiply(numbers, weight, out=out, dtype=np.float64)
         elif weight != 1.0:
             product = np.empty_like(out) if product is None else product

@@ -218,8 +218,11 @@ def write_adapter(
 def _shares(soup: Soup) -> list[tuple[AdapterCheckpoint, float]]:
     """The adapters that count, and how much."""
     adapters = [adapter_of(one) for one in soup.pool]
-    if not isinstance(soup.merge, Linear):
-        raise BadInput("adapters can only be averaged; write the merged models as one file instead")
+    if not isinstance(soup.merge, Linear) or soup.merge.by_tensor:
+        raise BadInput(
+            "adapters can only be averaged, with one weight each; write the merged models as one "
+            "file instead"
+        )
     return [(one, weight) for one, weight in zip(adapters, soup.weights, strict=True) if weight]
 
 

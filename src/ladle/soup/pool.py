@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from ladle.checkpoint import Checkpoint, Layout, TensorSpec, matched, renamed_as
 from ladle.checkpoint.adapter import loose_factor
@@ -49,12 +48,13 @@ class Ingredient:
     facts: Facts = field(default_factory=Facts, compare=False)
     found_in: Path | None = field(default=None, compare=False)
     """The folder that was looked into for it, if it was not named itself."""
-    content: Content = field(default=cast(Content, None), compare=False, repr=False)
-    """Of the checkpoint as it was opened, whatever its tensors are called later."""
+    known: Content | None = field(default=None, compare=False, repr=False)
+    """What is known of its content already."""
 
-    def __post_init__(self) -> None:
-        if self.content is None:
-            object.__setattr__(self, "content", Content(self.checkpoint))
+    @cached_property
+    def content(self) -> Content:
+        """Of the checkpoint as it was opened, whatever its tensors are called later."""
+        return self.known or Content(self.checkpoint)
 
     @property
     def digest(self) -> str:
@@ -63,7 +63,7 @@ class Ingredient:
 
     def renamed_as(self, names: Collection[str]) -> Ingredient:
         """The same under other names, if they differ by the prefixes of wrappers alone."""
-        return replace(self, checkpoint=renamed_as(self.checkpoint, names))
+        return replace(self, checkpoint=renamed_as(self.checkpoint, names), known=self.content)
 
 
 @dataclass(frozen=True)

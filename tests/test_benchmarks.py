@@ -1,0 +1,42 @@
+"""The benchmarks run, and compare things that do the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ladle
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script: str, *given: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, given)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["official_loop.py", "timm_average.py"])
+def test_the_others_make_the_same_soup(tmp_path: Path, script: str) -> None:
+    run("inputs.py", "clip", "float32", "pt", 3, tmp_path / "models", 10)
+    paths = sorted((tmp_path / "models").iterdir())
+    run(f"peers/{script}", tmp_path / "theirs.pt", *paths)
+    theirs = torch.load(tmp_path / "theirs.pt", weights_only=True)
+    ours = ladle.uniform(ladle.open(paths)).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_the_limit_and_the_kernels_are_measured(tmp_path: Path) -> None:
+    run("inputs.py", "clip", "bfloat16", "safetensors", 2, tmp_path / "models", 10)
+    found = json.loads(run("limit.py", tmp_path / "models", tmp_path, 1))
+    assert found["bytes"] == sum(p.stat().st_size for p in (tmp_path / "models").iterdir())
+    assert found["limit"] > 0 < found["merge"]
+    assert {"numpy", "torch"} == json.loads(run("kernels.py"))["bfloat16"].keys()

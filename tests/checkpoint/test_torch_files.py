@@ -229,6 +229,39 @@ def test_a_file_of_a_pytorch_that_looked_places_up_reads_the_same(path: Path) ->
         assert read(checkpoint, name) == data_of(tensor)
 
 
+def a_file_whose_pickle_is(path: Path, raw: bytes) -> Path:
+    torch.save({"w": torch.ones(2)}, path)
+    rezip(path, lambda name, data: raw if name.endswith("data.pkl") else data)
+    return path
+
+
+BUSHY = b"(lp0\n" + b"".join(b"0(lp%d\ng%d\nag%d\na" % (i, i - 1, i - 1) for i in range(1, 40))
+"""Forty lists, each of which holds the one before twice: a terabyte of text."""
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"(Vstorage\nctorch\nFloatStorage\n" + BUSHY + b"Vcpu\nI2\ntQ.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(N" + BUSHY + BUSHY + BUSHY + b"I00\nNtR.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNNNtR.",
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(NNNNtR.",
+        b"ctorch._utils\n_rebuild_parameter\n}Vx\nI1\nsb.",
+        b"cos\nsystem\n(Vtouch it-ran\ntR.",
+        b"cos\nsystem\n}V__init__\nI1\nsb.",
+    ],
+    ids=["name", "sizes", "no storage", "no function", "a class changed", "system", "its name"],
+)
+@pytest.mark.timeout(20)
+def test_a_pickle_made_to_harm_does_nothing(
+    path: Path, raw: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    a_file_whose_pickle_is(path, raw)
+    refused(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_a_file_of_a_big_endian_machine_is_refused(path: Path) -> None:
     torch.save({"w": torch.ones(4)}, path)
     rezip(path, lambda name, data: b"big" if name.endswith("byteorder") else data)

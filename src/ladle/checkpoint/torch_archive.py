@@ -25,6 +25,8 @@ from ladle.errors import UnreadableCheckpoint
 
 _NUMBERS = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
 
+_SCALARS = ("b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+
 _STORAGES = {
     "BFloat16Storage": "bfloat16",
     "BoolStorage": "bool",
@@ -90,7 +92,9 @@ class _Unpickler(InertUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         _, kind, name, *_ = pid
-        return _Storage(str(name), _STORAGES.get(kind.kind.rpartition(".")[2]))
+        if not isinstance(name, str):
+            raise TypeError("a storage has no name")
+        return _Storage(name, _STORAGES.get(kind.kind.rpartition(".")[2]))
 
 
 def _rebuilt(
@@ -106,7 +110,7 @@ def _rebuilt(
     """`torch._utils._rebuild_tensor` and its second and third version."""
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) != len(strides):
-        raise ValueError(f"{numbers} are no sizes")
+        raise ValueError("a tensor has no shape")
     dtype, odd = storage.dtype, [one for one in rest if isinstance(one, Mapping) and one]
     if dtype is None and rest and isinstance(rest[0], str):
         dtype = rest[0]
@@ -303,9 +307,7 @@ def _number(dtype: Any, raw: Any) -> Any:
     code = next(iter(getattr(dtype, "made_from", ())), None)
     text = next(iter(getattr(raw, "made_from", ())), None)  # How protocol 2 writes bytes.
     content = text.encode("latin-1") if isinstance(text, str) else raw
-    if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code):
-        return None
-    if not isinstance(content, bytes) or len(content) != int(code[1]):
+    if code not in _SCALARS or not isinstance(content, bytes) or len(content) != int(code[1]):
         return None
     return np.frombuffer(content, f"<{code}")[0].item()
 

@@ -41,3 +41,19 @@ def gpt2(seed: int = 0, *, spread: float = 0.02) -> Any:
         initializer_range=spread,
     )
     return transformers.GPT2LMHeadModel(config).eval()
+
+
+def llama() -> Any:
+    """A language model whose embedding and output layer are not tied."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        initializer_range=0.5,
+    )
+    return transformers.LlamaForCausalLM(config).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -85,8 +86,6 @@ def test_a_file_of_the_old_format_says_what_to_do(path: Path) -> None:
 
 
 def test_a_torchscript_file_is_refused(path: Path) -> None:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))
@@ -245,12 +244,22 @@ BUSHY = b"(lp0\n" + b"".join(b"0(lp%d\ng%d\nag%d\na" % (i, i - 1, i - 1) for i i
         b"(Vstorage\nctorch\nFloatStorage\n" + BUSHY + b"Vcpu\nI2\ntQ.",
         b"ctorch._utils\n_rebuild_tensor_v2\n(N" + BUSHY + BUSHY + BUSHY + b"I00\nNtR.",
         b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNNNtR.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(cx\ny\n)R}(Vdtype\n]Vname\nVx\nubI0\n))NNtR.",
         b"ctorch._tensor\n_rebuild_from_type_v2\n(NNNNtR.",
         b"ctorch._utils\n_rebuild_parameter\n}Vx\nI1\nsb.",
         b"cos\nsystem\n(Vtouch it-ran\ntR.",
         b"cos\nsystem\n}V__init__\nI1\nsb.",
     ],
-    ids=["name", "sizes", "no storage", "no function", "a class changed", "system", "its name"],
+    ids=[
+        "name",
+        "sizes",
+        "no storage",
+        "its own storage",
+        "no function",
+        "a class changed",
+        "system",
+        "its name",
+    ],
 )
 @pytest.mark.timeout(20)
 def test_a_pickle_made_to_harm_does_nothing(
@@ -260,6 +269,40 @@ def test_a_pickle_made_to_harm_does_nothing(
     a_file_whose_pickle_is(path, raw)
     refused(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+NONSENSE = [
+    b"cargparse\nNamespace\n)R}(Vkind\n]Vmade_from\nI3\nub",
+    b"cpathlib\nPosixPath\n(I1\ntR",
+    b"cnumpy._core.multiarray\nscalar\n)R",
+    b"cnumpy._core.multiarray\nscalar\n(NNtR",
+    b"cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(Vf1\ntRVx\ntR",
+    b"cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(Vf8\ntRc_codecs\nencode\n(V\\u20ac\ntRtR",
+]
+"""Values beside the weights that are not what they say."""
+
+
+@pytest.mark.parametrize("value", NONSENSE, ids=range(len(NONSENSE)))
+def test_values_that_are_not_what_they_say_do_no_harm(path: Path, value: bytes) -> None:
+    torch.save({"model": {"w": torch.ones(2)}, "epoch": 3}, path)
+
+    def beside(name: str, data: bytes) -> bytes:
+        # Before the end of the outermost dictionary: MARK... SETITEMS STOP.
+        assert data.endswith(b"u.") or not name.endswith("data.pkl")
+        return data[:-2] + b"Vx\n" + value + b"u." if name.endswith("data.pkl") else data
+
+    rezip(path, beside)
+    checkpoint = open_checkpoint(path)
+    assert read(checkpoint, "w") == data_of(torch.ones(2))
+    assert checkpoint.envelope.values["epoch"] == 3
+
+
+def test_a_zip_with_two_members_of_one_name_is_refused(path: Path) -> None:
+    torch.save({"w": torch.ones(4)}, path)
+    with zipfile.ZipFile(path, "a") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file.writestr(f"{path.stem}/data/0", bytes(16))
+    refused(path, "two members of one name")
 
 
 def test_a_file_of_a_big_endian_machine_is_refused(path: Path) -> None:

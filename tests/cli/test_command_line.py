@@ -64,9 +64,27 @@ def test_help_names_every_command_and_is_quick() -> None:
 
 
 def test_help_loads_neither_torch_nor_numpy() -> None:
-    code = "import sys, ladle.cli; ladle.cli._run(['--help']); print('torch' in sys.modules)"
+    assert loaded_by("--help") == set()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_average_does_not_load_torch(tmp_path: Path, suffix: str) -> None:
+    for i in range(2):
+        state, path = {"w": torch.full((2,), float(i))}, tmp_path / f"{i}.{suffix}"
+        save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    inputs = (str(tmp_path / f"{i}.{suffix}") for i in range(2))
+    assert loaded_by("average", *inputs, "-o", str(tmp_path / "soup")) == {"numpy"}
+    assert load_file(tmp_path / "soup" / "model.safetensors")["w"].tolist() == [0.5, 0.5]
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Which of the large libraries a command imports."""
+    code = (
+        f"import sys, ladle.cli; ladle.cli._run({list(arguments)!r})\n"
+        "print(*({'torch', 'numpy'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False\n")
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_average_writes_the_mean(pair: Path) -> None:

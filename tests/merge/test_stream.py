@@ -189,6 +189,7 @@ def test_a_checkpoint_that_is_not_taken_is_hashed_all_the_same(tmp_path: Path) -
     assert pool.digests == tuple(sha256_of(one.checkpoint.files) for one in pool)
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("threads", [1, 4])
 def test_what_fails_halfway_leaves_nobody_waiting(threads: int, tmp_path: Path) -> None:
     states = big_states(3)

@@ -188,21 +188,6 @@ def test_the_soup_is_the_mean_of_the_changes(tmp_path: Path, kind: str, weighted
     assert torch.allclose(said(in_memory).double(), wanted, atol=2e-5, rtol=2e-5)
 
 
-def llama() -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-        initializer_range=0.5,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj", "lm_head"]])
 @pytest.mark.parametrize("rank", [None, 2])
 def test_copies_of_the_base_in_adapters_are_part_of_the_soup(
@@ -210,8 +195,8 @@ def test_copies_of_the_base_in_adapters_are_part_of_the_soup(
 ) -> None:
     """PEFT saves the layers whose vocabulary a training may have resized, and loads them back."""
     config = {"r": 4, "target_modules": targets}
-    paths = adapters(tmp_path, llama, [config] * 2)
-    wanted = llama().double().state_dict()
+    paths = adapters(tmp_path, tiny.llama, [config] * 2)
+    wanted = tiny.llama().double().state_dict()
     weights = (0.25, 0.75)
     added = dict.fromkeys(wanted, 0.0)
     held = {name: 0.0 for name in ("lm_head", "embed_tokens") if name in targets}
@@ -224,21 +209,21 @@ def test_copies_of_the_base_in_adapters_are_part_of_the_soup(
             state[name] += 0.1 * (i + 1)
             held[name.split(".")[-3]] += weight * state[name].double()
         save_file(state, file, {"format": "pt"})
-        for name, change in changes(path, llama).items():
+        for name, change in changes(path, tiny.llama).items():
             added[name] += weight * change
     for name in wanted:
         wanted[name] = held.get(name.split(".")[-2], wanted[name]) + added[name]
-    model = llama().double()
+    model = tiny.llama().double()
     model.load_state_dict(wanted)
     soup = replace(Soup(ladle.open(paths), Linear(weights)), rank=rank)
     out = soup.save(tmp_path / "soup")
-    written = said(peft.PeftModel.from_pretrained(llama(), out).eval())
+    written = said(peft.PeftModel.from_pretrained(tiny.llama(), out).eval())
     if rank is None:
         assert torch.allclose(written.double(), said(model), atol=2e-5, rtol=2e-5)
-    save_file(llama().state_dict(), tmp_path / "base.safetensors")
+    save_file(tiny.llama().state_dict(), tmp_path / "base.safetensors")
     on_base = with_base(soup.pool, base_at(tmp_path / "base.safetensors"))
     in_memory = replace(soup, pool=on_base)
-    assert torch.allclose(said(in_memory.load_into(llama())), written, atol=2e-5, rtol=2e-5)
+    assert torch.allclose(said(in_memory.load_into(tiny.llama())), written, atol=2e-5, rtol=2e-5)
     # What cook writes is what average writes.
     again = in_memory.save(tmp_path / "again") / "adapter_model.safetensors"
     ours, theirs = load_file(again), load_file(out / "adapter_model.safetensors")
@@ -247,7 +232,7 @@ def test_copies_of_the_base_in_adapters_are_part_of_the_soup(
 
 
 def test_an_adapter_astray_is_found_beside_copies_of_the_base(tmp_path: Path) -> None:
-    paths = adapters(tmp_path, llama, [{"r": 4, "target_modules": ["lm_head"]}] * 4)
+    paths = adapters(tmp_path, tiny.llama, [{"r": 4, "target_modules": ["lm_head"]}] * 4)
     for path, scale in zip(paths, (0.01, 0.01, 0.01, 0.1), strict=True):
         file = path / "adapter_model.safetensors"
         state = {n: scale * t if "lora_" in n else t for n, t in load_file(file).items()}
@@ -257,7 +242,7 @@ def test_an_adapter_astray_is_found_beside_copies_of_the_base(tmp_path: Path) ->
 
 
 def test_a_layer_of_the_base_without_factors_is_refused(tmp_path: Path) -> None:
-    path = adapters(tmp_path, llama, [{"r": 4, "target_modules": ["q_proj"]}])[0]
+    path = adapters(tmp_path, tiny.llama, [{"r": 4, "target_modules": ["q_proj"]}])[0]
     file = path / "adapter_model.safetensors"
     extra = {"base_model.model.lm_head.base_layer.weight": torch.zeros(50, 16)}
     save_file(load_file(file) | extra, file)

@@ -26,7 +26,9 @@ class Record:
         self.made_from = args
 
     def __setstate__(self, state: Any) -> None:
+        made_from = self.made_from
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+        self.made_from = made_from
 
     def append(self, item: Any) -> None:
         """Of a list's relatives, the items are of no interest."""

@@ -80,7 +80,12 @@ class StoredCheckpoint:
         for file in self.files:
             self._check_unchanged(file, file.stat())
         self.hash_while_reading()
-        sums = [(self.sums[file].finish(), file.name) for file in self.files if file in self.sums]
+        try:
+            sums = [(self.sums[f].finish(), f.name) for f in self.files if f in self.sums]
+        except EOFError as error:
+            raise UnreadableCheckpoint(
+                f"{error} was cut while being read; copy it again"
+            ) from error
         if len(sums) == 1:
             return sums[0][0]
         lines = "".join(f"{digest}  {name}\n" for digest, name in sums)

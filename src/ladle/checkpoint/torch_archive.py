@@ -27,6 +27,15 @@ _NUMBERS = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
 
 _SCALARS = ("b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
+_NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+_PATHS = frozenset(
+    f"{module}.{pure}{system}Path"
+    for module in ("pathlib", "pathlib._local")  # Python 3.13 moved them.
+    for pure in ("", "Pure")
+    for system in ("Posix", "Windows")
+)
+
 _STORAGES = {
     "BFloat16Storage": "bfloat16",
     "BoolStorage": "bool",
@@ -108,6 +117,8 @@ def _rebuilt(
     *rest: Any,
 ) -> Tensor:
     """`torch._utils._rebuild_tensor` and its second and third version."""
+    if not isinstance(storage, _Storage):
+        raise TypeError("a tensor has no storage")
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(shape) != len(strides):
         raise ValueError("a tensor has no shape")
@@ -170,7 +181,8 @@ class TorchArchive:
         found: dict[str, tuple[int, int]] = {}
         try:
             with self.opened() as file, zipfile.ZipFile(file) as archive:
-                for info in archive.infolist():
+                infos = archive.infolist()
+                for info in infos:
                     if info.compress_type != zipfile.ZIP_STORED:
                         raise UnreadableCheckpoint(
                             f"{self.path} was compressed after torch.save; unpack it and zip it "
@@ -192,6 +204,10 @@ class TorchArchive:
             raise UnreadableCheckpoint(
                 f"{self.path} is a damaged zip ({_first_line(error)}); copy it again"
             ) from error
+        if len(found) < len(infos):
+            raise UnreadableCheckpoint(
+                f"{self.path} is a zip with two members of one name; load and torch.save it again"
+            )
         return found
 
     @cached_property
@@ -289,27 +305,27 @@ def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 
 def _plain(record: Record) -> Any:
-    module, _, name = record.kind.rpartition(".")
-    if module in ("pathlib", "pathlib._local") and all(
-        isinstance(o, str) for o in record.made_from
-    ):
+    # What a pickle says of a record's attributes may be anything; its class is what we made.
+    kind, parts = type(record).kind, record.made_from
+    if kind in _PATHS and all(isinstance(part, str) for part in parts):
         # A path of another system cannot be made here, and to know its text is enough.
-        return str(PurePosixPath(*record.made_from))
-    if record.kind == "argparse.Namespace":
+        return str(PurePosixPath(*parts))
+    if kind == "argparse.Namespace":
         return {key: value for key, value in vars(record).items() if key != "made_from"}
-    if name == "scalar" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        return _number(*record.made_from[:2])
+    if kind in _NUMPY_SCALARS and len(parts) == 2:
+        return _number(*parts)
     return record
 
 
 def _number(dtype: Any, raw: Any) -> Any:
-    """A scalar of numpy's."""
-    code = next(iter(getattr(dtype, "made_from", ())), None)
-    text = next(iter(getattr(raw, "made_from", ())), None)  # How protocol 2 writes bytes.
-    content = text.encode("latin-1") if isinstance(text, str) else raw
-    if code not in _SCALARS or not isinstance(content, bytes) or len(content) != int(code[1]):
+    """A scalar of numpy's; None where its kind is not a plain one."""
+    code = dtype.made_from[0] if isinstance(dtype, Record) and dtype.made_from else None
+    if isinstance(raw, Record) and raw.made_from and isinstance(raw.made_from[0], str):
+        # How protocol 2 writes bytes.
+        raw = raw.made_from[0].encode("latin-1", errors="replace")
+    if code not in _SCALARS or not isinstance(raw, bytes) or len(raw) != int(code[1]):
         return None
-    return np.frombuffer(content, f"<{code}")[0].item()
+    return np.frombuffer(raw, f"<{code}")[0].item()
 
 
 class _Window(io.RawIOBase):

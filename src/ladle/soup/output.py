@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ from ladle.soup.soup import Soup
 
 Advance = Callable[[int], None]
 
-Record = Callable[[], Mapping[str, Any]]
+MakeRecord = Callable[[], Mapping[str, Any]]
+"""Gives the record of a soup; asked when the weights are written, and every digest is known."""
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pth.tar")
 """An output with one of these is one file; any other is a folder."""
@@ -145,12 +147,8 @@ def save(
             )
         try:
             options = options or WriteOptions()
-            hashed = options.hashed
-
-            def kept() -> Mapping[str, Any]:
-                return record(soup, command=command, hashed=hashed)
-
-            publish(soup, output, kept, options, advance=advance)
+            make_record = partial(record, soup, command=command, hashed=options.hashed)
+            publish(soup, output, make_record, options, advance=advance)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -160,7 +158,7 @@ def save(
 def publish(
     soup: Soup,
     output: Path,
-    about: Record,
+    make_record: MakeRecord,
     options: WriteOptions | None = None,
     *,
     evaluations: Sequence[Mapping[str, Any]] | None = None,
@@ -169,22 +167,21 @@ def publish(
 ) -> Mapping[str, Any]:
     """Write soup and record in the claimed `part_of(output)`, and let it become `output`.
 
-    `about` gives the record, when the weights are written. A folder gets card and `evaluations`
-    too, and whatever `finish` adds, and appears at once. Of a file, the record appears a moment
-    before the weights. Returns the record as written.
+    A folder gets card and `evaluations` too, and whatever `finish` adds, and appears at once. Of a
+    file, the record appears a moment before the weights. Returns the record as written.
     """
     options = options or WriteOptions()
     work = part_of(output)
     clear_claimed(work, keep="ladle.sqlite")
     with telling_full_disk(output):
         if is_file_output(output):
-            kept = write_file(soup, work / output.name, options, about, advance=advance)
+            kept = write_file(soup, work / output.name, options, make_record, advance=advance)
             for file in (record_of(output), output):
                 publish_file(work / file.name, file)
             shutil.rmtree(work)
             return kept
         copies, adapter = write_folder(soup, work, options, advance=advance)
-        kept = {**about(), **({"adapter": adapter.record()} if adapter else {})}
+        kept = {**make_record(), **({"adapter": adapter.record()} if adapter else {})}
         if evaluations is not None:
             lines = "".join(as_json(row) + "\n" for row in evaluations)
             (work / "evaluations.jsonl").write_text(lines, "utf-8")
@@ -200,7 +197,7 @@ def write_file(
     soup: Soup,
     target: Path,
     options: WriteOptions,
-    about: Record,
+    make_record: MakeRecord,
     *,
     advance: Advance = lambda nbytes: None,
 ) -> Mapping[str, Any]:
@@ -217,7 +214,7 @@ def write_file(
         writing = torch_file(target, layout, soup.envelope)
     with writing as sink:
         _fill(sink, soup, options, advance)
-    kept = about()
+    kept = make_record()
     write_json(record_of(target), kept)
     return kept
 

@@ -24,7 +24,6 @@ class Content:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self.is_hashed = False
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -34,9 +33,12 @@ class Content:
     @cached_property
     def digest(self) -> str:
         """The sha256 of its weights."""
-        digest = self._checkpoint.digest()
-        self.is_hashed = True
-        return digest
+        return self._checkpoint.digest()
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the digest is known already."""
+        return "digest" in vars(self)
 
 
 @dataclass(frozen=True)

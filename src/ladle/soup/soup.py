@@ -150,13 +150,13 @@ class Soup:
 
     def _instead(self) -> list[tuple[Checkpoint, Collection[str], str]]:
         """What takes the place of the average, the tensors it does so for, and what it is."""
-        from ladle.soup.adapter import truncated
-
         found: list[tuple[Checkpoint, Collection[str], str]] = []
         if self.statistics:
             measured = self.statistics.layout.tensors
             found.append((self.statistics, measured.keys(), "the BatchNorm statistics"))
         if self.rank is not None:
+            from ladle.soup.adapter import truncated
+
             found.append((*truncated(self), "the truncated adapter"))
         return found
 

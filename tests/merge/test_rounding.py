@@ -125,6 +125,16 @@ def test_overflow_begins_half_a_unit_beyond_the_largest(
         assert encoded(sign * first_too_large, dtype) == sign * math.inf
 
 
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("bits", [0x7FF8 << 48, 2**63 - 1, 2**64 - 1, (0x7FF0 << 48) + 1])
+def test_no_bits_make_a_number_of_what_is_none(dtype: str, bits: int) -> None:
+    """Whatever else a NaN says: rounding its digits up must not carry it over to zero."""
+    numbers = np.array([1.0, 0.0, 2.0])
+    numbers.view(np.uint64)[1] = bits
+    found = decode(encode(numbers, dtype), dtype)
+    assert np.isnan(found).tolist() == [False, True, False]
+
+
 def test_float64_is_left_alone() -> None:
     numbers = np.array([0.1, -0.0, 5e-324, 1e308])
     assert encode(numbers, "float64").tobytes() == numbers.tobytes()

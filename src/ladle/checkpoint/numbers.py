@@ -70,7 +70,7 @@ def encode(numbers: Float64, dtype: str, *, out: Bytes | None = None) -> Bytes:
     if dtype == "bfloat16":
         _to_bfloat16(numbers, values.view(np.uint16))
     else:
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             np.copyto(values.view(_KINDS[dtype]), numbers, casting="same_kind")
     return values
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "work"
@@ -131,10 +132,12 @@ def whole_processes(ladle: Path, peers: Path, inputs: dict[str, Path], rounds: i
     return "\n\n".join(
         [
             "## Whole processes\n\nFrom the start of the command to its end, output written. "
-            "ladle computes the sha256 of every input while it reads, unless told not to.",
-            "### CLIP ViT-B/32, float32, 8 checkpoints of 605 MB\n\n" + compared(clip, rounds, 2),
+            "ladle computes the sha256 of every input while it reads, unless told not to. The last "
+            "column is beside the limit, which the next section explains.",
+            "### CLIP ViT-B/32, float32, 8 checkpoints of 605 MB\n\n"
+            + compared(clip, rounds, 2, limit(ladle, pt, rounds)),
             "### Llama, bfloat16, 8 checkpoints of 594 MB in 3 shards each\n\n"
-            + compared(llama, rounds, 1),
+            + compared(llama, rounds, 1, limit(ladle, shards, rounds)),
         ]
     )
 
@@ -146,8 +149,8 @@ def mergekit_config(folder: Path) -> str:
     return f"merge_method: linear\ndtype: bfloat16\nmodels:\n{models}"
 
 
-def compared(tools: Sequence[Tool], rounds: int, peers: int) -> str:
-    """A table; the first `peers` tools are what the others are compared with."""
+def compared(tools: Sequence[Tool], rounds: int, peers: int, least: float) -> str:
+    """A table; the others are compared with the first `peers` tools and the `least` seconds."""
     runs = {tool.name: Runs() for tool in tools}
     for i in range(rounds + 1):
         for tool in tools:
@@ -156,7 +159,7 @@ def compared(tools: Sequence[Tool], rounds: int, peers: int) -> str:
                 runs[tool.name].seconds.append(seconds)
                 runs[tool.name].peaks.append(peak)
     heads = ["", "seconds", "range", "GB/s in", "peak MiB"]
-    heads += [f"{peer.name} / it" for peer in tools[:peers]]
+    heads += [f"{peer.name} / it" for peer in tools[:peers]] + ["it / limit"]
     rows = []
     for tool in tools:
         mine = runs[tool.name]
@@ -172,6 +175,7 @@ def compared(tools: Sequence[Tool], rounds: int, peers: int) -> str:
                 f"{size(tool.folder) / median(mine.seconds) / 1e9:.2f}",
                 f"{max(mine.peaks) / MiB:.0f}",
                 *(f"{ratio:.1f}" for ratio in ratios),
+                f"{median(mine.seconds) / least:.1f}",
             ]
         )
     return table(heads, rows)
@@ -276,7 +280,12 @@ def start_up(ladle: Path, rounds: int) -> str:
 # --- saying it ----------------------------------------------------------------------------
 
 
-def asked(ladle: Path, script: str, *given: object) -> dict[str, dict[str, float]]:
+def limit(ladle: Path, folder: Path, rounds: int) -> float:
+    """Seconds to read a folder and to write one of its checkpoints."""
+    return asked(ladle, "limit.py", folder, WORK, rounds)["limit"]
+
+
+def asked(ladle: Path, script: str, *given: object) -> dict[str, Any]:
     call = [str(ladle / "python"), str(HERE / script), *map(str, given)]
     answer = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(answer.stdout)

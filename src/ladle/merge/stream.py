@@ -10,17 +10,17 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, Layout
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
+from ladle.checkpoint.location import keeping_open
 from ladle.checkpoint.numbers import BOUND, Float64, Floating, encode
 from ladle.errors import NonFiniteTensor
 from ladle.merge.base import Merge
@@ -71,7 +71,7 @@ def stream(
     Ties are the sink's business: only names in `layout.tensors` are written. Ingredients that the
     merge does not take are not read. With `hashing` the files are read from front to back, and
     the ingredients' digests cost no second look at them. `advance` is called with the bytes just
-    written.
+    written, from any thread.
 
     Raises:
         NonFiniteTensor: an ingredient holds NaN or infinity, or the result overflows its dtype.
@@ -85,19 +85,15 @@ def stream(
     names = [name for name in ingredients.checkpoints[0].layout.tensors if name in layout.tensors]
     turns = Turns(len(taken)) if hashing else None
     worker = _Worker(ingredients, merge, layout, sink, integers, turns)
+    jobs = _Jobs(_jobs(names, layout, merge, slice_elements))
     threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as executor:
-        under_way: deque[Future[int]] = deque()
+        at_work = [executor.submit(worker.work_off, jobs, advance) for _ in range(threads)]
         try:
-            for job in _jobs(names, layout, merge, slice_elements):
-                # Not `executor.map`: it would queue every slice of a 70B model at once.
-                if len(under_way) >= 4 * threads:
-                    advance(under_way.popleft().result())
-                under_way.append(executor.submit(worker, job))
-            while under_way:
-                advance(under_way.popleft().result())
+            for one in at_work:
+                one.result()
         except BaseException:
-            executor.shutdown(cancel_futures=True)
+            jobs.stop()
             raise
 
 
@@ -120,16 +116,34 @@ def _jobs(names: Iterable[str], layout: Layout, merge: Merge, elements: int) -> 
             yield _Job(next(number), name, start, stop)
 
 
-class _Memory(threading.local):
-    """What belongs to a thread."""
+class _Jobs:
+    """Handed out in order to the threads that ask for one, which wait for nothing else.
 
-    def __init__(self) -> None:
-        self.scratch = Scratch()
+    A queue that another thread fills would make it a rival for the interpreter.
+    """
+
+    def __init__(self, jobs: Iterator[_Job]) -> None:
+        self._jobs = jobs
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> _Jobs:
+        return self
+
+    def __next__(self) -> _Job:
+        with self._lock:
+            if self._stopped:
+                raise StopIteration
+            return next(self._jobs)
+
+    def stop(self) -> None:
+        """There is no further job."""
+        self._stopped = True
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """Does one job after the other, in any thread."""
+    """Does jobs, in any number of threads."""
 
     ingredients: Ingredients
     merge: Merge
@@ -137,14 +151,24 @@ class _Worker:
     sink: Sink
     integers: Policy
     turns: Turns | None
-    memory: _Memory = field(default_factory=_Memory)
 
-    def __call__(self, job: _Job) -> int:
+    def work_off(self, jobs: _Jobs, advance: Callable[[int], None]) -> None:
+        """Do one after the other until there is none; what fails stops them for all threads."""
+        scratch = Scratch()
+        try:
+            with keeping_open():
+                for job in jobs:
+                    advance(self._do(job, scratch))
+        except BaseException:
+            jobs.stop()
+            raise
+
+    def _do(self, job: _Job, scratch: Scratch) -> int:
         dtype = self.layout.tensors[job.name].dtype
-        readings = _Readings(self.ingredients.checkpoints, job, self.memory.scratch, self.turns)
+        readings = _Readings(self.ingredients.checkpoints, job, scratch, self.turns)
         try:
             if dtype in AVERAGED:
-                values = self._average(job, dtype, readings)
+                values = self._average(job, dtype, readings, scratch)
             else:
                 names = self.ingredients.names
                 values = common_value(job.name, dtype, readings.raw(), names, self.integers)
@@ -154,8 +178,7 @@ class _Worker:
         self.sink.write(job.name, job.start, values)
         return values.nbytes
 
-    def _average(self, job: _Job, dtype: str, readings: _Readings) -> Bytes:
-        scratch = self.memory.scratch
+    def _average(self, job: _Job, dtype: str, readings: _Readings, scratch: Scratch) -> Bytes:
         total = scratch.total(job.stop - job.start)
         with np.errstate(invalid="ignore", over="ignore"):
             self.merge(job.name, readings, total)

@@ -30,6 +30,9 @@ PEERS = ("mergekit==0.1.5", "timm==1.0.31")
 
 MiB = 1 << 20
 
+# Every tool finds its compiled modules, as it does where a person has used it before.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -132,8 +135,9 @@ def whole_processes(ladle: Path, peers: Path, inputs: dict[str, Path], rounds: i
     return "\n\n".join(
         [
             "## Whole processes\n\nFrom the start of the command to its end, output written. "
-            "ladle computes the sha256 of every input while it reads, unless told not to. The last "
-            "column is beside the limit, which the next section explains.",
+            "ladle computes the sha256 of every input while it reads, unless told not to; the "
+            "others compute none, so `--no-hash` compares like with like. The last column is "
+            "beside the limit, which the next section explains.",
             "### CLIP ViT-B/32, float32, 8 checkpoints of 605 MB\n\n"
             + compared(clip, rounds, 2, limit(ladle, pt, rounds)),
             "### Llama, bfloat16, 8 checkpoints of 594 MB in 3 shards each\n\n"
@@ -193,7 +197,7 @@ def timed(tool: Tool) -> tuple[float, int]:
     os.sync()  # What the last one wrote is no burden for this one.
     begin = time.perf_counter()
     with (WORK / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
     process.returncode = status

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ladle
-from ladle.checkpoint import location, open_checkpoint, stored
+from ladle.checkpoint import location, open_checkpoint, stored, write
 from ladle.checkpoint.numbers import Float64
 from ladle.errors import BadInput, NonFiniteTensor
 from ladle.merge import Ingredients, Linear, Merge, Readings, mean, stream
@@ -218,6 +220,45 @@ def test_a_saved_soup_knows_what_it_was_made_of_unless_told_not_to(tmp_path: Pat
 
 def options(hashed: bool) -> WriteOptions:
     return WriteOptions(hashed=hashed)
+
+
+# --- files and disks ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists descriptors there")
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_more_files_than_are_kept_open_are_read_and_none_stays_open(
+    spoilt: bool, tmp_path: Path
+) -> None:
+    n = location.MOST_KEPT + 5
+    states: list[State] = [{"w": torch.full((100,), float(i))} for i in range(n)]
+    states[n - 1]["w"][60] = float("nan") if spoilt else n - 1
+    pool = pool_of(tmp_path, *states)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    if spoilt:
+        with pytest.raises(NonFiniteTensor):
+            merged(pool, mean(n), threads=3, slice_elements=30)
+    else:
+        found = merged(pool, mean(n), threads=3, slice_elements=30)
+        assert found["w"].tolist() == [(n - 1) / 2] * 100
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_disk_that_fails_behind_the_work_is_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the first who asks, and nobody after that."""
+
+    def failing(descriptor: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "the disk is broken")
+
+    pool = pool_of(tmp_path, *big_states(2))
+    monkeypatch.setattr(write, "_BEHIND", 1000)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="the disk is broken"):
+        save(uniform_soup(pool), tmp_path / "soup")
+    assert not (tmp_path / "soup").exists()
 
 
 # --- other merges -------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
-_MOST_KEPT = 24
+MOST_KEPT = 24
 """Descriptors of a thread: a few systems allow a process no more than 256."""
 
 
@@ -88,7 +88,7 @@ def opened_raw(path: Path) -> Iterator[int]:
             os.close(descriptor)
         return
     if path not in kept:
-        if len(kept) >= _MOST_KEPT:
+        if len(kept) >= MOST_KEPT:
             os.close(kept.pop(next(iter(kept))))
         kept[path] = _open(path)
     yield kept[path]

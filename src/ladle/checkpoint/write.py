@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -16,15 +17,33 @@ from ladle.checkpoint.nested import enclosed, live_key
 from ladle.checkpoint.torch_file import places_in
 from ladle.errors import BadInput
 
+_BEHIND = 64 << 20
+"""Bytes after which the disk is asked to begin."""
+
 
 class FileSink:
-    """Tensors' places in open files; `write` may be called from any thread."""
+    """Tensors' places in open files; `write` may be called from any thread.
+
+    While it is open, what was written goes to the disk beside the work, so that a last sync of the
+    files finds little to do.
+    """
 
     def __init__(self, layout: Layout, places: Mapping[str, tuple[int, int]]) -> None:
         """`places` maps each name to a file descriptor and the offset of its first byte."""
         self._layout = layout
         self._places = places
         self._lock = threading.Lock()
+        self._unsynced = 0
+        self._disk = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
+
+    def __enter__(self) -> FileSink:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._disk.shutdown()
+        if self._syncing and raised[0] is None:
+            self._syncing.result()
 
     def write(self, name: str, start: int, values: Bytes) -> None:
         descriptor, offset = self._places[name]
@@ -33,6 +52,7 @@ class FileSink:
         while view.nbytes:
             count = self._write_at(descriptor, view, offset)
             offset, view = offset + count, view[count:]
+        self._sync_behind(descriptor, values.nbytes)
 
     def _write_at(self, descriptor: int, view: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
@@ -40,6 +60,17 @@ class FileSink:
         with self._lock:
             os.lseek(descriptor, offset, os.SEEK_SET)
             return os.write(descriptor, view)
+
+    def _sync_behind(self, descriptor: int, nbytes: int) -> None:
+        with self._lock:
+            self._unsynced += nbytes
+            if self._unsynced < _BEHIND or (self._syncing and not self._syncing.done()):
+                return
+            if self._syncing:
+                # A full or broken disk tells only the first who asks.
+                self._syncing.result()
+            self._unsynced = 0
+            self._syncing = self._disk.submit(os.fsync, descriptor)
 
 
 class Metadata(Protocol):
@@ -69,7 +100,7 @@ def safetensors_files(
         places: dict[str, tuple[int, int]] = {}
         for name, shard in zip(names, shards, strict=True):
             places |= stack.enter_context(_safetensors(folder / name, shard, metadata))
-        yield FileSink(layout, places)
+        yield stack.enter_context(FileSink(layout, places))
     if len(shards) > 1:
         weight_map = {
             tensor: name
@@ -84,8 +115,8 @@ def safetensors_files(
 @contextmanager
 def safetensors_file(path: Path, layout: Layout, metadata: Metadata) -> Iterator[FileSink]:
     """One safetensors file."""
-    with _safetensors(path, layout, metadata) as places:
-        yield FileSink(layout, places)
+    with _safetensors(path, layout, metadata) as places, FileSink(layout, places) as sink:
+        yield sink
 
 
 @contextmanager
@@ -112,7 +143,9 @@ def torch_file(path: Path, layout: Layout, envelope: Envelope | None = None) -> 
     del state
     places = places_in(path, live_key(envelope.key) if envelope else ())
     with path.open("r+b", buffering=0) as written:
-        yield FileSink(layout, {name: (written.fileno(), places[name]) for name in layout.tensors})
+        at = {name: (written.fileno(), places[name]) for name in layout.tensors}
+        with FileSink(layout, at) as sink:
+            yield sink
 
 
 @contextmanager

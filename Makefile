@@ -5,6 +5,8 @@ DEMO ?= ladle-demo
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+BUILD := pyproject.toml constraints.txt hatch_build.py src/ladle/native/kernel.c
+
 .PHONY: demo demo-vision test test-quick lint types bench clean-bench clean
 
 demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
@@ -32,11 +34,11 @@ lint: $(VENV)/all.done
 types: $(VENV)/all.done
 	$(BIN)/mypy
 
-$(VENV)/demo.done: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/demo.done: $(BUILD) | $(BIN)/python
 	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/all.done: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/all.done: $(BUILD) | $(BIN)/python
 	$(INSTALL) --editable '.[all,dev]'
 	@touch $@ $(VENV)/demo.done
 

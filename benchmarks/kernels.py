@@ -1,5 +1,5 @@
-"""numpy and torch at the arithmetic of a merge: float64 sums of other dtypes, in the cache, on one
-core; prints JSON.
+"""The compiled kernel, numpy and torch at the arithmetic of a merge: float64 sums of other dtypes,
+in the cache, on one core; prints JSON.
 
     python benchmarks/kernels.py
 """
@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ladle.checkpoint.numbers import decode
+from ladle import native
+from ladle.checkpoint.numbers import decode, packed
 from ladle.merge.slices import SLICE
 
 REPEATS, ROUNDS = 40, 7
@@ -40,7 +41,11 @@ def both(dtype: str) -> dict[str, float]:
     raw = tensor.view(torch.uint8).numpy()
     total, scratch = np.zeros(SLICE), np.empty(SLICE, np.float32)
     sums = torch.zeros(SLICE, dtype=torch.float64)
+    numbers = packed(raw, dtype)
+    if not native.is_built():
+        raise SystemExit("ladle was installed where there was no C compiler")
     return {
+        "compiled": nanoseconds(lambda: native.add(total, numbers, 1.0)),
         "numpy": nanoseconds(lambda: np.add(total, decode(raw, dtype, scratch=scratch), out=total)),
         "torch": nanoseconds(lambda: sums.add_(tensor)),
     }

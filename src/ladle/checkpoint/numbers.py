@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ladle import native
 from ladle.checkpoint.base import Bytes
 from ladle.checkpoint.dtypes import ITEMSIZE
 
@@ -14,6 +15,7 @@ Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Floating = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
+_PACKED = {"bfloat16": "<u2", "float16": "<f2", "float32": "<f4", "float64": "<f8"}
 _KINDS = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
 
 _BLOCK = 2**17
@@ -46,6 +48,11 @@ def decode(raw: Bytes, dtype: str, *, scratch: Float32 | None = None) -> Floatin
     return numbers
 
 
+def packed(raw: Bytes, dtype: str) -> native.Packed:
+    """A view of bytes of a floating dtype as the numbers they are; bfloat16 goes as uint16."""
+    return raw.view(_PACKED[dtype])
+
+
 def _from_float16(raw: Bytes, numbers: Float32) -> None:
     # What numpy does, five times faster: sign, exponent and digits are moved to where float32 has
     # them, and the exponent, counted from elsewhere there, is put right by a multiplication.
@@ -67,6 +74,8 @@ def encode(numbers: Float64, dtype: str, *, out: Bytes | None = None) -> Bytes:
     `BOUND`.
     """
     values = np.empty(numbers.size * ITEMSIZE[dtype], np.uint8) if out is None else out
+    if native.encode(numbers, dtype, values):
+        return values
     if dtype == "bfloat16":
         _to_bfloat16(numbers, values.view(np.uint16))
     else:

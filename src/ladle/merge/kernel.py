@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ladle import native
 from ladle.checkpoint.numbers import Float64, Floating
 
 
 def weighted_sum(
-    readings: Iterable[Floating], weights: Sequence[float], *, divisor: float, out: Float64
+    readings: Iterable[native.Packed], weights: Sequence[float], *, divisor: float, out: Float64
 ) -> None:
     """(Σᵢ wᵢ·xᵢ) / divisor in float64, into `out`.
 
@@ -22,6 +23,8 @@ def weighted_sum(
     product: Float64 | None = None
     count = 0
     for count, (weight, numbers) in enumerate(zip(weights, readings, strict=True), start=1):
+        if native.add(out, numbers, weight, starting=count == 1):
+            continue
         if count == 1 and weight == 1.0:
             np.copyto(out, numbers)
         elif count == 1:

@@ -42,7 +42,7 @@ class Linear(Merge):
         if not used:
             out.fill(0.0)
             return
-        chosen = (readings[i] for i in used)
+        chosen = (readings.packed(i) for i in used)
         weighted_sum(chosen, [weights[i] for i in used], divisor=self.divisor, out=out)
 
     def for_order(self, order: Sequence[int]) -> Linear:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.numbers import Float32, Float64, Floating, decode
+from ladle.checkpoint.numbers import Float32, Float64, Floating, decode, packed
+from ladle.native import Packed, is_built
 
 SLICE = 2**19
 """Elements of a slice: enough that threads seldom wait for each other's interpreter."""
@@ -73,3 +74,13 @@ def read_numbers(
     dtype = checkpoint.layout.tensors[name].dtype
     raw = read_bytes(checkpoint, name, start, stop, scratch)
     return decode(raw, dtype, scratch=scratch.numbers(stop - start) if scratch else None)
+
+
+def read_packed(
+    checkpoint: Checkpoint, name: str, start: int, stop: int, scratch: Scratch
+) -> Packed:
+    """The same as `weighted_sum` takes them: as they are stored, where there is a kernel for it."""
+    if not is_built():
+        return read_numbers(checkpoint, name, start, stop, scratch)
+    dtype = checkpoint.layout.tensors[name].dtype
+    return packed(read_bytes(checkpoint, name, start, stop, scratch), dtype)

@@ -24,9 +24,10 @@ from ladle.checkpoint.location import keeping_open
 from ladle.checkpoint.numbers import BOUND, Float64, Floating, encode
 from ladle.errors import NonFiniteTensor
 from ladle.merge.base import Merge
-from ladle.merge.slices import SLICE, Scratch, read_bytes, read_numbers, slices
+from ladle.merge.slices import SLICE, Scratch, read_bytes, read_numbers, read_packed, slices
 from ladle.merge.turns import Turns
 from ladle.merge.unaveraged import Policy, common_value
+from ladle.native import Packed
 
 _MOST_THREADS = 8
 """By default. Memory is what threads compete for, and a few of them use all there is of it."""
@@ -220,6 +221,11 @@ class _Readings:
         job = self.job
         with self._turn(i):
             return read_numbers(self.checkpoints[i], job.name, job.start, job.stop, self.scratch)
+
+    def packed(self, i: int) -> Packed:
+        job = self.job
+        with self._turn(i):
+            return read_packed(self.checkpoints[i], job.name, job.start, job.stop, self.scratch)
 
     def raw(self) -> list[Bytes]:
         """The bytes in all ingredients."""

@@ -53,6 +53,7 @@ _HOMES = {
     "check": "checks",
     "greedy": "recipes",
     "load_task": "tasks",
+    "mean_of": "predictions",
     "open": "soup",
     "open_checkpoint": "checkpoint",
     "uniform": "recipes",

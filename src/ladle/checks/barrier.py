@@ -9,7 +9,7 @@ import numpy as np
 
 from ladle.checks.findings import Finding
 from ladle.evaluate import Evaluator
-from ladle.predictions import compare
+from ladle.predictions import compare_by
 from ladle.soup import Pool, uniform_soup
 
 _PAIRS = 8
@@ -36,12 +36,7 @@ def barriers(pool: Pool, evaluator: Evaluator, *, seed: int = 0) -> list[Finding
         if not loss > _DOUBTFUL * abs(mean):
             continue
         better = max(ends, key=lambda end: metric.sign * metric(end))
-        noise = compare(
-            [metric.per_example(middle)],
-            [metric.per_example(better)],
-            higher_is_better=metric.higher_is_better,
-            seed=seed,
-        )
+        noise = compare_by(metric, [middle], [better], seed=seed)
         if noise.verdict != "worse":
             continue
         names = (pool[i].name, pool[j].name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ladle.evaluate.evaluator import Evaluator
-from ladle.predictions import Comparison, Predictions, compare, ensemble, interval
+from ladle.predictions import Comparison, Predictions, compare_by, ensemble, interval_by
 from ladle.soup import Soup
 from ladle.tasks import Split, Task
 
@@ -60,14 +60,12 @@ def judge(
         groups.append((MEAN_OF_SHIFTS, "mean-shift", shifts))
     for one in contestants:
         for name, role, members in groups:
-            ours = [task.metric.per_example(one.predict(split.name)) for split in members]
-            found = interval(ours, seed=seed)
+            ours = [one.predict(split.name) for split in members]
+            found = interval_by(task.metric, ours, seed=seed)
             comparison: dict[str, Any] | None = None
             if versus and one is not versus and one.kind != "base" and role != "held-out":
-                theirs = [task.metric.per_example(versus.predict(s.name)) for s in members]
-                result = compare(
-                    ours, theirs, higher_is_better=task.metric.higher_is_better, seed=seed
-                )
+                theirs = [versus.predict(split.name) for split in members]
+                result = compare_by(task.metric, ours, theirs, seed=seed)
                 comparison = _comparison(versus, result)
             rows.append(
                 {

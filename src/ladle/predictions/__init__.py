@@ -1,8 +1,10 @@
 """Stored predictions and what can be computed from them, without torch."""
 
 from ladle.predictions.base import Array, Labels, Predictions
-from ladle.predictions.ensemble import ensemble
-from ladle.predictions.metrics import METRICS, Metric, accuracy
+from ladle.predictions.calibration import fit_temperature, scaled
+from ladle.predictions.ensemble import ensemble, greedy_ensemble
+from ladle.predictions.metrics import METRICS, Metric, accuracy, mean_of
+from ladle.predictions.resampling import compare_by, interval_by
 from ladle.predictions.uncertainty import Comparison, Interval, compare, interval, mcnemar
 
 __all__ = [
@@ -15,7 +17,13 @@ __all__ = [
     "Predictions",
     "accuracy",
     "compare",
+    "compare_by",
     "ensemble",
+    "fit_temperature",
+    "greedy_ensemble",
     "interval",
+    "interval_by",
     "mcnemar",
+    "mean_of",
+    "scaled",
 ]

@@ -8,15 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+"""Of classes, or, for regression, numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Logits of one model on one split.
 
-    `logits` is (N, C) float32, unnormalised; `labels` is (N,) int64 in 0..C-1. Row i of both
-    belongs to example i of the split, in the split's own order, for every model.
+    `logits` is (N, C) float32, unnormalised; `labels` is (N,) int64 in 0..C-1, or float64 for
+    regression, where C is 1. Row i of both belongs to example i of the split, in the split's own
+    order, for every model.
     """
 
     split: str

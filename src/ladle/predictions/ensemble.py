@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ladle.predictions.base import Predictions
+from ladle.predictions.metrics import Metric
 
 
 def ensemble(members: Sequence[Predictions]) -> Predictions:
@@ -23,3 +24,21 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     for member in members:
         total += member.logits
     return Predictions(first.split, (total / len(members)).astype(np.float32), first.labels)
+
+
+def greedy_ensemble(members: Sequence[Predictions], metric: Metric) -> list[int]:
+    """Which of the members to ensemble: best first, each kept if the score does not fall.
+
+    The greedy soup's rule on logits instead of weights (paper, section 2), so `members` are to be
+    predictions of held-out data. Of equal scores the first counts as the better. A score that is
+    not finite rejects the member.
+    """
+    scores = [metric.sign * metric(member) for member in members]
+    finite = [i for i, score in enumerate(scores) if np.isfinite(score)]
+    chosen: list[int] = []
+    best = -np.inf
+    for i in sorted(finite, key=lambda i: -scores[i]):
+        score = metric.sign * metric(ensemble([members[j] for j in (*chosen, i)]))
+        if score >= best:
+            chosen, best = [*chosen, i], score
+    return chosen

@@ -83,10 +83,21 @@ def compare(
     losses = sum(int((sign * d < 0).sum()) for d in differences)
     hits_and_misses = all(np.isin(split, (0.0, 1.0)).all() for split in (*ours, *theirs))
     p = mcnemar(wins, losses) if len(ours) == 1 and hits_and_misses else _flip(differences, seed)
-    verdict: Verdict = "no difference that this set can show"
-    if p < 1 - CONFIDENCE:
-        verdict = "better" if sign * found.value > 0 else "worse"
+    verdict = ruling(p, sign * found.value)
     return Comparison(found.value, found.low, found.high, wins, losses, p, verdict)
+
+
+def ruling(p: float, gain: float) -> Verdict:
+    """What a two-sided p says of a gain, which is positive where ours is better."""
+    if p >= 1 - CONFIDENCE:
+        return "no difference that this set can show"
+    return "better" if gain > 0 else "worse"
+
+
+def quantiles(means: PerExample) -> tuple[float, float]:
+    """The percentile interval of resampled scores."""
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    return float(low), float(high)
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -113,10 +124,7 @@ def _bootstrap(splits: Sequence[PerExample], seed: int) -> tuple[float, float]:
         else:
             for i in range(_RESAMPLES):
                 means[i] += split[generator.integers(0, len(split), len(split))].mean()
-    low, high = np.quantile(
-        means / len(splits), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest"
-    )
-    return float(low), float(high)
+    return quantiles(means / len(splits))
 
 
 def _flip(differences: Sequence[PerExample], seed: int) -> float:

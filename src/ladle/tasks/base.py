@@ -26,7 +26,8 @@ class Split:
     """One named set of labelled examples, and what it may be used for.
 
     `held-out` is the only role that recipes look at; `test` and `shift` are measured after every
-    decision is made. `labels` is (N,) int64. `digest` changes when any example or label does.
+    decision is made. `labels` is (N,) int64, or float64 for
+    regression. `digest` changes when any example or label does.
     """
 
     name: str

@@ -72,7 +72,8 @@ def _made(reference: str, found: Any) -> Task:
     return found
 
 
-_SHARED = {"kind", "name", "model", "metric", "splits", "shifts", "space", "labels"}
+_MODES = ("max", "min")
+_SHARED = {"kind", "name", "model", "metric", "mode", "splits", "shifts", "space", "labels"}
 _OWN = {
     "text": {"max_length", "freeze"},
     "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"},
@@ -81,6 +82,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "name": (str, "a text"),
     "model": (str, "a text"),
     "metric": (str, "a text"),
+    "mode": (str, "a text"),
     "weights": (str, "a text"),
     "final_layer": (str, "a text"),
     "labels": (list, "a list of texts"),
@@ -118,7 +120,7 @@ def _task_of(path: Path) -> Task:
         files[name] = ("shift", path.parent / Path(str(file)).expanduser())
     shared = {
         "name": str(table.get("name", path.stem)),
-        "metric": _metric(path, table.get("metric", "accuracy")),
+        "metric": _metric(path, str(table.get("metric", "accuracy")), table.get("mode")),
         "space": table.get("space"),
     }
     own = {key: table[key] for key in _OWN[kind] if key in table}
@@ -208,7 +210,23 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"
 
 
-def _metric(path: Path, name: object) -> Metric:
+def _metric(path: Path, name: str, mode: object) -> Metric:
+    if is_reference(name):
+        file, _, function = name.rpartition(":")
+        score = load_attribute(f"{path.parent / file}:{function}")
+        if isinstance(score, Metric):
+            return score
+        if mode not in _MODES:
+            raise BadTask(
+                f"{path}: metric {name!r} has no direction; add mode = 'max' where higher is "
+                "better, or mode = 'min'"
+            )
+        return Metric(function, score, higher_is_better=mode == "max")
     if name not in METRICS:
-        raise BadTask(f"{path}: unknown metric {name!r}{_nearest(str(name), METRICS)}")
-    return METRICS[str(name)]
+        raise BadTask(f"{path}: unknown metric {name!r}{_nearest(name, METRICS)}")
+    metric = METRICS[name]
+    if mode not in (None, _MODES[not metric.higher_is_better]):
+        raise BadTask(
+            f"{path}: mode is {mode!r}, but {name} has a direction of its own; leave it out"
+        )
+    return metric

@@ -17,9 +17,11 @@ from ladle.evaluate import (
     Evaluator,
     Store,
     Watch,
+    best_by_held_out,
     contestant,
     ensemble_of,
     judge,
+    shared_examples,
     unwatched,
 )
 from ladle.files import check_room, claimed
@@ -133,7 +135,8 @@ def _chosen_and_judged(
         return _chosen(recipe, pool, evaluate, kitchen), [], {}
     taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
     soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
-    return soup, _judged(pool, soup, evaluate, taste, kitchen), {"batchnorm": taste.describe(soup)}
+    about = {"batchnorm": taste.describe(soup), "caveats": shared_examples(evaluate.task)}
+    return soup, _judged(pool, soup, evaluate, taste, kitchen), about
 
 
 def _chosen(recipe: Recipe, pool: Pool, evaluate: Evaluate, kitchen: Kitchen) -> Soup:
@@ -154,7 +157,7 @@ def _judged(
     pool: Pool, soup: Soup, evaluator: Evaluator, taste: BatchNormTaster, kitchen: Kitchen
 ) -> list[dict[str, Any]]:
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
-    best = max(range(len(pool)), key=lambda i: _rank(evaluator(singles[i])))
+    best = best_by_held_out(singles, evaluator)
     contestants: list[Contestant] = []
     start = kitchen.base and without_changes(kitchen.base, pool)
     if start and _is_whole(start, pool):
@@ -181,8 +184,3 @@ def _is_whole(base: Ingredient, pool: Pool) -> bool:
     return not is_adapter(pool[0].checkpoint) or (
         base.checkpoint.layout.tensors.keys() >= pool.layout.tensors.keys()
     )
-
-
-def _rank(score: float) -> float:
-    """The score, with NaN below everything."""
-    return score if score == score else float("-inf")

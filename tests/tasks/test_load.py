@@ -26,6 +26,16 @@ def test_a_text_task_from_toml(tmp_path: Path) -> None:
     assert task.name == "task"
 
 
+def test_a_metric_of_ones_own_is_found_beside_the_task(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def loss(predictions):\n    return 0.5\n")
+    path = write_task(tmp_path)
+    given = 'metric = "mine.py:loss"\nmode = "min"\n[splits]'
+    path.write_text(path.read_text().replace("[splits]", given))
+    metric = load_task(path).metric
+    assert (metric.name, metric.higher_is_better) == ("loss", False)
+    assert metric.score(None) == 0.5  # type: ignore[arg-type]
+
+
 def test_a_function_in_a_python_file_is_called() -> None:
     task = load_task(TASK)
     assert isinstance(task, Task)
@@ -44,6 +54,9 @@ def test_a_function_in_a_python_file_is_called() -> None:
         ("valid.csv", "gone.csv", "gone.csv"),
         ('other = "other.csv"', 'test = "other.csv"', "the shift 'test' has the name of a split"),
         ("[splits]", 'metric = "acuracy"\n[splits]', "unknown metric 'acuracy'"),
+        ("[splits]", 'metric = "mse"\n[splits]', "metric 'mse' is of numbers, and this task has"),
+        ("[splits]", 'metric = "f1"\nmode = "min"\n[splits]', "f1 has a direction of its own"),
+        ("[splits]", 'metric = "mine.py:loss"\n[splits]', "has no direction; add mode = 'max'"),
         ("freeze = 5", "freeze = ", "is no TOML"),
         ("freeze = 5", "freeze = true", "freeze is True; it has to be a whole number"),
         ("freeze = 5", "freeze = 1.5", "freeze is 1.5; it has to be a whole number"),
@@ -57,6 +70,7 @@ def test_what_is_wrong_in_a_task_file_is_named(
     tmp_path: Path, before: str, after: str, sentence: str
 ) -> None:
     path = write_task(tmp_path)
+    (tmp_path / "mine.py").write_text("def loss(predictions):\n    return 0.5\n")
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))

@@ -102,6 +102,7 @@ def command(
         watch=screen.watching_bytes,
     )
     done = cook(pool, chosen, open_evaluate, output, kitchen)
+    screen.remark_all(done.record.get("caveats", ()))
     if as_json:
         screen.print_json(
             {"output": str(output), "soup": done.record, "evaluations": done.evaluations}

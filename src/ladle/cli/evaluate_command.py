@@ -14,7 +14,23 @@ from ladle.errors import BadInput
 @options.opening
 @click.option("--task", required=True, metavar="TASK", help="A name, a .toml file, FILE.py:NAME.")
 @click.option("--split", "splits", multiple=True, help="Only this one; may be repeated.")
+@click.option("--soup", "with_soup", is_flag=True, help="And their uniform soup.")
 @click.option("--ensemble", "with_ensemble", is_flag=True, help="And the mean of their logits.")
+@click.option(
+    "--greedy-ensemble",
+    "with_greedy_ensemble",
+    is_flag=True,
+    help="And the mean of the logits of those that the greedy rule chooses on held-out data.",
+)
+@click.option(
+    "--versus", metavar="NAME", help="Compare with this model, not the best on held-out data."
+)
+@click.option(
+    "--store",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep predictions in this file, and use those that it has.",
+)
 @options.base
 @options.seed
 @options.device
@@ -24,7 +40,11 @@ def command(
     inputs: tuple[str, ...],
     task: str,
     splits: tuple[str, ...],
+    with_soup: bool,
     with_ensemble: bool,
+    with_greedy_ensemble: bool,
+    versus: str | None,
+    store: Path | None,
     base: str | Path | None,
     seed: int,
     device: str,
@@ -33,12 +53,23 @@ def command(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Score models, soups or their ensemble, each compared with the first CKPT.
+    """Score models, their soup or ensemble, each compared with the best single on held-out data.
 
     CKPT are files, model folders, globs, or the folder of a training or sweep.
     """
     from ladle.checkpoint import open_checkpoint
-    from ladle.evaluate import Evaluator, contestant, ensemble_of, find_device, judge
+    from ladle.evaluate import (
+        Evaluator,
+        Store,
+        best_by_held_out,
+        chosen_by,
+        contestant,
+        ensemble_of,
+        find_device,
+        greedy_ensemble_of,
+        judge,
+        shared_examples,
+    )
     from ladle.soup import Ingredient, Pool, uniform_soup, with_base
     from ladle.tasks import load_task
 
@@ -46,6 +77,9 @@ def command(
     pool = opening.pool(inputs, within=False)
     if base is not None:
         pool = with_base(pool, Ingredient("base", open_checkpoint(base)))
+    names = [one.name for one in pool]
+    if versus is not None and versus not in names:
+        raise BadInput(f"--versus {versus!r} is none of the models: {', '.join(names)}")
     found = load_task(task)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:
@@ -55,16 +89,29 @@ def command(
         for split in found.splits.values()
         if (split.name in splits if splits else split.role != "train")
     ]
-    evaluator = Evaluator(found, device=device, batch_size=batch_size, watch=screen.watching)
+    caveats = [*shared_examples(found), *chosen_by(pool, chosen)]
+    screen.remark_all(caveats)
+    kept = Store(store) if store else None
+    evaluator = Evaluator(
+        found, store=kept, device=device, batch_size=batch_size, watch=screen.watching
+    )
     soups = [uniform_soup(Pool.of([one])) for one in pool]
     models = [
         contestant(one.name, "single", soup, evaluator)
         for one, soup in zip(pool, soups, strict=True)
     ]
+    if versus is not None:
+        reference = models[names.index(versus)]
+    else:
+        reference = models[best_by_held_out(soups, evaluator) if len(pool) > 1 else 0]
+    if with_soup:
+        models.append(contestant("uniform soup", "soup", uniform_soup(pool), evaluator))
     if with_ensemble:
         models.append(ensemble_of(f"ensemble of {len(pool)}", soups, evaluator))
-    rows = judge(found, models, splits=chosen, versus=models[0], seed=seed)
+    if with_greedy_ensemble:
+        models.append(greedy_ensemble_of(soups, evaluator))
+    rows = judge(found, models, splits=chosen, versus=reference, seed=seed)
     if as_json:
-        screen.print_json({"task": found.name, "evaluations": rows})
+        screen.print_json({"task": found.name, "evaluations": rows, "caveats": caveats})
         return
     evaluations.show(rows, intervals=True)

@@ -28,6 +28,12 @@ def remark(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def remark_all(sentences: Iterable[str]) -> None:
+    """Warnings, each in a line beside the result."""
+    for sentence in sentences:
+        remark(f"warning: {sentence}")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
     """Aligned columns on stdout; the first `left` of them are text, the others numbers."""
     lines = [list(columns), *(list(row) for row in rows)]

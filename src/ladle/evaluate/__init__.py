@@ -2,8 +2,17 @@
 
 from ladle.evaluate.batchnorm import BatchNormMode, BatchNormTaster
 from ladle.evaluate.black_box import BlackBox, command_identity, in_memory, on_disk, shell_command
+from ladle.evaluate.caveats import chosen_by, shared_examples
 from ladle.evaluate.evaluator import Evaluator, Watch, find_device, held_out_split, unwatched
-from ladle.evaluate.judge import MEAN_OF_SHIFTS, Contestant, contestant, ensemble_of, judge
+from ladle.evaluate.judge import (
+    MEAN_OF_SHIFTS,
+    Contestant,
+    best_by_held_out,
+    contestant,
+    ensemble_of,
+    greedy_ensemble_of,
+    judge,
+)
 from ladle.evaluate.store import Store
 
 __all__ = [
@@ -15,14 +24,18 @@ __all__ = [
     "Evaluator",
     "Store",
     "Watch",
+    "best_by_held_out",
+    "chosen_by",
     "command_identity",
     "contestant",
     "ensemble_of",
     "find_device",
+    "greedy_ensemble_of",
     "held_out_split",
     "in_memory",
     "judge",
     "on_disk",
+    "shared_examples",
     "shell_command",
     "unwatched",
 ]

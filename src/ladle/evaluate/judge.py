@@ -6,8 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator
-from ladle.predictions import Comparison, Predictions, compare_by, ensemble, interval_by
+from ladle.predictions import (
+    Comparison,
+    Predictions,
+    compare_by,
+    ensemble,
+    greedy_ensemble,
+    interval_by,
+)
 from ladle.soup import Soup
 from ladle.tasks import Split, Task
 
@@ -39,6 +49,24 @@ def ensemble_of(name: str, soups: Sequence[Soup], evaluator: Evaluator) -> Conte
         tuple(member for soup in soups for member in soup.members),
         lambda split: ensemble([evaluator.predict(soup, split) for soup in soups]),
     )
+
+
+def greedy_ensemble_of(soups: Sequence[Soup], evaluator: Evaluator) -> Contestant:
+    """The ensemble that the greedy soup's rule chooses by held-out predictions."""
+    held_out = [evaluator.predict(soup, evaluator.held_out.name) for soup in soups]
+    chosen = [soups[i] for i in greedy_ensemble(held_out, evaluator.task.metric)]
+    if not chosen:
+        raise BadInput(
+            f"no model has a score on {evaluator.held_out.name} that is finite, so there is no "
+            "greedy ensemble; leave out --greedy-ensemble"
+        )
+    return ensemble_of(f"greedy ensemble of {len(chosen)}", chosen, evaluator)
+
+
+def best_by_held_out(soups: Sequence[Soup], evaluator: Evaluator) -> int:
+    """Which of the models is best on held-out data; of equal ones the first."""
+    scores = [evaluator(soup) for soup in soups]
+    return max(range(len(soups)), key=lambda i: scores[i] if scores[i] == scores[i] else -np.inf)
 
 
 def judge(

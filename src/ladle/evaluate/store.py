@@ -38,8 +38,10 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         """
         Raises:
-            BadInput: the file is no store of this version.
+            BadInput: the file is no store of this version, or its folder does not exist.
         """
+        if path and not path.parent.is_dir():
+            raise BadInput(f"{path.parent} does not exist, so no store can be kept there; make it")
         self._lock = threading.Lock()
         try:
             self._base = sqlite3.connect(path or ":memory:", timeout=60, check_same_thread=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from ladle.predictions import Labels, Metric
 
@@ -34,6 +35,8 @@ class Split:
     role: Role
     labels: Labels
     digest: str
+    contents: npt.NDArray[np.uint64] | None = None
+    """(N,) a hash of what each example shows, without its label; None where that is not known."""
 
     def __len__(self) -> int:
         return len(self.labels)

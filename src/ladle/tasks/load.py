@@ -12,6 +12,7 @@ from typing import Any
 from ladle.errors import BadTask
 from ladle.foreign import is_reference, load_attribute, offered, running
 from ladle.predictions import METRICS, Metric
+from ladle.predictions.metrics import REGRESSION
 from ladle.tasks.base import Role, Task
 
 if sys.version_info >= (3, 11):
@@ -225,6 +226,8 @@ def _metric(path: Path, name: str, mode: object) -> Metric:
     if name not in METRICS:
         raise BadTask(f"{path}: unknown metric {name!r}{_nearest(name, METRICS)}")
     metric = METRICS[name]
+    if metric in REGRESSION:
+        raise BadTask(f"{path}: metric {name!r} is of numbers, and this task has classes")
     if mode not in (None, _MODES[not metric.higher_is_better]):
         raise BadTask(
             f"{path}: mode is {mode!r}, but {name} has a direction of its own; leave it out"

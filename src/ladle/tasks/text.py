@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -101,7 +102,9 @@ class TextClassification:
         _check_splits(name, examples, len(self.label_names))
         self._texts = {key: tuple(value.texts) for key, value in examples.items()}
         self.splits: Mapping[str, Split] = {
-            key: Split(key, role, np.array(labels, np.int64), _digest_of(texts, labels))
+            key: Split(
+                key, role, np.array(labels, np.int64), _digest_of(texts, labels), _contents(texts)
+            )
             for key, (role, texts, labels) in examples.items()
         }
         # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H).
@@ -349,6 +352,11 @@ def _check_splits(name: str, splits: Mapping[str, Texts], labels: int) -> None:
 def _digest_of(texts: Sequence[str], labels: Sequence[int]) -> str:
     content = json.dumps([list(texts), [int(label) for label in labels]])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _contents(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
+    each = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8] for text in texts)
+    return np.frombuffer(b"".join(each), "<u8").astype(np.uint64)
 
 
 def _file_digest(file: Any) -> str:

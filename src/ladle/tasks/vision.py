@@ -25,8 +25,8 @@ from ladle.tasks.vision_pictures import (
     Images,
     Pictures,
     Preprocessing,
-    digest_of_examples,
     digest_of_file,
+    hashed_examples,
     read_image_folder,
 )
 
@@ -105,7 +105,7 @@ class ImageClassification:
         splits = {}
         for key, (role, images, given) in self._examples.items():
             labels = np.asarray(given, dtype=np.int64)
-            splits[key] = Split(key, role, labels, digest_of_examples(images, labels))
+            splits[key] = Split(key, role, labels, *hashed_examples(images, labels))
         return splits
 
     @cached_property

@@ -1,0 +1,63 @@
+"""What makes scores look better than they are, found before anybody believes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ladle.soup import Ingredient
+from ladle.tasks import Split, Task
+
+
+def shared_examples(task: Task) -> list[str]:
+    """A sentence for each split to report on that shares examples with one to learn or choose from.
+
+    Examples are compared by what they show, whatever their labels; a task that does not say what
+    its examples show is taken at its word.
+    """
+    seen = [split for split in task.splits.values() if split.role in ("train", "held-out")]
+    unseen = [split for split in task.splits.values() if split.role in ("test", "shift")]
+    pairs = [(one, other) for one in seen for other in unseen]
+    pairs += [(a, b) for a in seen for b in seen if (a.role, b.role) == ("train", "held-out")]
+    return [sentence for one, other in pairs for sentence in _shared(one, other)]
+
+
+def _shared(seen: Split, reported: Split) -> Iterator[str]:
+    if seen.contents is None or reported.contents is None:
+        return
+    count = int(np.isin(reported.contents, seen.contents).sum())
+    if count:
+        use = (
+            "by which soups are chosen" if seen.role == "held-out" else "which models are tuned on"
+        )
+        yield (
+            f"{count:,} of the {len(reported):,} examples of {reported.name} are in {seen.name} "
+            f"too, {use}: scores on {reported.name} flatter; take them out of one of the two"
+        )
+
+
+def chosen_by(models: Iterable[Ingredient], splits: Iterable[Split]) -> list[str]:
+    """A sentence for each soup among the models that was chosen by one of the splits to report."""
+    reported = {split.digest: split.name for split in splits}
+    return [
+        f"{one.name} was chosen by the examples of {reported[digest]}, so its score there is no "
+        "estimate of what it does on others"
+        for one in models
+        for digest in _held_out_digests(one)
+        if digest in reported
+    ]
+
+
+def _held_out_digests(one: Ingredient) -> Iterator[str]:
+    """Of the splits that `soup.json` says a model was chosen by."""
+    path = one.checkpoint.path
+    record = path / "soup.json" if path.is_dir() else path.with_name(path.name + ".json")
+    try:
+        found: Any = json.loads(record.read_text("utf-8"))
+        splits = found["splits"].values()
+        yield from (s["digest"] for s in splits if s["role"] == "held-out")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # No soup of ladle's, or one that no task chose.

@@ -39,4 +39,4 @@ def test_the_limit_and_the_kernels_are_measured(tmp_path: Path) -> None:
     found = json.loads(run("limit.py", tmp_path / "models", tmp_path, 1))
     assert found["bytes"] == sum(p.stat().st_size for p in (tmp_path / "models").iterdir())
     assert found["limit"] > 0 < found["merge"]
-    assert {"numpy", "torch"} == json.loads(run("kernels.py"))["bfloat16"].keys()
+    assert {"compiled", "numpy", "torch"} == json.loads(run("kernels.py"))["bfloat16"].keys()

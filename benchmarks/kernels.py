@@ -36,16 +36,18 @@ def main() -> None:
     print(json.dumps({dtype: both(dtype) for dtype in ("float32", "bfloat16", "float16")}))
 
 
-def both(dtype: str) -> dict[str, float]:
+def both(dtype: str) -> dict[str, float | None]:
+    """Nanoseconds of each; None for the compiled one where there was no compiler."""
     tensor = (0.02 * torch.randn(SLICE)).to(getattr(torch, dtype))
     raw = tensor.view(torch.uint8).numpy()
     total, scratch = np.zeros(SLICE), np.empty(SLICE, np.float32)
     sums = torch.zeros(SLICE, dtype=torch.float64)
     numbers = packed(raw, dtype)
-    if not native.is_built():
-        raise SystemExit("ladle was installed where there was no C compiler")
+    compiled = None
+    if native.is_built():
+        compiled = nanoseconds(lambda: native.add(total, numbers, 1.0))
     return {
-        "compiled": nanoseconds(lambda: native.add(total, numbers, 1.0)),
+        "compiled": compiled,
         "numpy": nanoseconds(lambda: np.add(total, decode(raw, dtype, scratch=scratch), out=total)),
         "torch": nanoseconds(lambda: sums.add_(tensor)),
     }

@@ -87,6 +87,16 @@ def test_one_may_say_whom_to_compare_with(runs: Path, task: str) -> None:
     done = evaluate(*files, "--task", task, "--versus", "run-0.pt", "--json")
     rows = json.loads(done.stdout)["evaluations"]
     assert {r["versus"]["model"] for r in rows if r["versus"]} == {"run-0.pt"}
+    for flag, asked, shown in (
+        ("--soup", "uniform soup", "uniform soup"),
+        ("--ensemble", "ensemble", "ensemble of 3"),
+        ("--greedy-ensemble", "greedy ensemble", "greedy ensemble of "),
+    ):
+        done = evaluate(*files, "--task", task, flag, "--versus", asked, "--json")
+        rows = json.loads(done.stdout)["evaluations"]
+        (name,) = {r["versus"]["model"] for r in rows if r["versus"]}
+        assert name.startswith(shown)
+        assert {r["model"] for r in rows if r["split"] == "test" and not r["versus"]} == {name}
     wrong = evaluate(*files, "--task", task, "--versus", "run-9")
     assert wrong.returncode == 2
     assert "--versus 'run-9' is none of the models: run-0.pt, run-1.pt, run-2.pt" in wrong.stderr
@@ -142,11 +152,29 @@ def test_a_soup_is_not_believed_on_what_it_was_chosen_by(
     )  # fmt: skip
     assert cooked.returncode == 0, cooked.stderr
     assert "warning" not in cooked.stderr
-    sentence = "soup was chosen by the examples of held-out"
-    assert sentence in evaluate(soup, "--task", task).stderr
+    sentence = "was chosen by the examples of held-out"
+    for given in (soup, soup / "model.safetensors"):
+        assert sentence in evaluate(given, "--task", task).stderr
     on_test = evaluate(soup, "--task", task, "--split", "test", "--json")
     assert "warning" not in on_test.stderr
     assert json.loads(on_test.stdout)["caveats"] == []
+
+
+def test_what_chose_nothing_is_believed(runs: Path, task: str, tmp_path: Path) -> None:
+    soup = tmp_path / "uniform"
+    files = [str(file) for file in sorted(runs.glob("run-*.pt"))]
+    cooked = subprocess.run(
+        [str(LADLE), "cook", *files, "--recipe", "uniform", "--task", task, "-o", str(soup)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert cooked.returncode == 0, cooked.stderr
+    assert "warning" not in evaluate(soup, "--task", task).stderr
+
+
+def test_a_greedy_ensemble_is_not_believed_on_held_out(runs: Path, task: str) -> None:
+    command = (*sorted(runs.glob("run-*.pt")), "--task", task, "--greedy-ensemble")
+    assert "the greedy ensemble was chosen by the examples of held-out" in evaluate(*command).stderr
+    assert "warning" not in evaluate(*command, "--split", "test").stderr
 
 
 def test_a_metric_that_is_no_mean_is_judged_too(runs: Path, task: str) -> None:

@@ -52,6 +52,30 @@ def test_classification_agrees_with_scikit_learn(seed: int, classes: int) -> Non
         assert METRICS[name](found) == pytest.approx(value, abs=1e-9), name
 
 
+def test_names_that_are_none_are_wrong() -> None:
+    """Logits that are not finite name no class, and never count as right."""
+    logits = np.array([[2, 0], [0, 2], [np.nan, 3], [0, np.inf]], np.float32)
+    found = Predictions("test", logits, np.array([0, 1, 1, 1]))
+    assert METRICS["accuracy"](found) == 0.5
+    assert METRICS["f1"](found) == pytest.approx(0.5)  # One right, two missed, none too many.
+    said, labels = [0, 1, 2, 2], found.labels  # A name of its own for none.
+    wanted = sklearn.metrics.matthews_corrcoef(labels, said)
+    assert METRICS["matthews"](found) == pytest.approx(wanted)
+
+
+def test_of_many_classes_those_count_that_are_there_or_named() -> None:
+    logits = np.eye(9, dtype=np.float32)[[0, 0, 3, 5]]
+    found = Predictions("test", logits, np.array([0, 1, 3, 3]))
+    wanted = sklearn.metrics.f1_score(found.labels, logits.argmax(1), average="macro")
+    assert METRICS["f1"](found) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["f1", "matthews", "accuracy-f1"])
+def test_one_class_alone_is_no_division_by_zero(name: str) -> None:
+    nothing = Predictions("test", np.array([[1, 0]] * 3, np.float32), np.zeros(3, np.int64))
+    assert METRICS[name](nothing) == (0.5 if name == "accuracy-f1" else 0.0)
+
+
 def test_top_5_of_four_classes_is_always_right_and_ties_go_to_the_first() -> None:
     assert METRICS["top-5"](drawn(0, classes=4)) == 1.0
     tie = Predictions("test", np.zeros((2, 7), np.float32), np.array([4, 5]))

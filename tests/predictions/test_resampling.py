@@ -88,6 +88,39 @@ def test_an_interval_holds_the_truth_and_shrinks_with_the_examples() -> None:
     assert interval_by(FAST, [drawn(3, 100, 1.0)]) == small
 
 
+@pytest.mark.parametrize("name", ["f1", "matthews", "accuracy-f1", "ece"])
+def test_two_steps_are_one_metric_done_quicker(name: str) -> None:
+    """The same resamples and swaps, each looked at anew, give the same numbers."""
+    quick = METRICS[name]
+    plain = Metric(name, quick, quick.higher_is_better)
+    ours, theirs = [drawn(1, 90, 1.2), drawn(5, 40, 1.0)], [drawn(2, 90, 0.4), drawn(6, 40, 0.9)]
+    assert compare_by(quick, ours, theirs) == compare_by(plain, ours, theirs)
+    assert interval_by(quick, ours) == interval_by(plain, ours)
+
+
+def test_a_test_is_named_and_wins_are_counted_where_examples_are_won() -> None:
+    ours, theirs = [drawn(1, 60, 1.0), drawn(3, 60, 1.0)], [drawn(2, 60, 1.0), drawn(4, 60, 1.0)]
+    one = compare_by(accuracy, ours[:1], theirs[:1])
+    both = compare_by(accuracy, ours, theirs)
+    other = compare_by(matthews, ours, theirs)
+    assert [c.test for c in (one, both, other)] == ["exact McNemar", *["permutation test"] * 2]
+    assert [c.wins is None for c in (one, both, other)] == [False, False, True]
+
+
+def test_where_a_metric_has_no_value_there_is_no_interval_and_no_difference() -> None:
+    """Of three examples, one resample in nine is a single one again: no correlation has a value."""
+    labels = np.array([0.0, 1.0, 2.0])
+    said = [np.array([[0.0], [x], [2.0]], np.float32) for x in (1.0, 0.5)]
+    ours, theirs = (Predictions("test", logits, labels) for logits in said)
+    found = interval_by(METRICS["pearson"], [ours])
+    assert (found.value, found.low, found.high) == (pytest.approx(1.0), None, None)
+    constant = Predictions("test", np.ones((3, 1), np.float32), labels)
+    compared = compare_by(METRICS["pearson"], [ours], [constant])
+    assert compared.verdict == "no difference that this set can show"
+    assert (compared.p, compared.low, compared.high) == (1.0, None, None)
+    assert compare_by(METRICS["pearson"], [ours], [theirs]).low is None
+
+
 def test_an_average_counts_every_split_alike() -> None:
     splits = [drawn(1, 40, 0.5), drawn(2, 400, 2.0)]
     found = interval_by(METRICS["matthews"], splits)

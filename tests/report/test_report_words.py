@@ -90,6 +90,8 @@ def test_below_is_better_when_lower_is(soup, lines, write):
         tasting["score"] = 1 - tasting["score"]
     for line in lines:
         line |= {"metric": "nll", "value": 1 - line["value"]}
+        if line["versus"]:
+            line["versus"]["test"] = "permutation test"
     compare(lines, "test", value=0.8, p=0.01, verdict="better")
     assert said(write(soup, lines))[0] == (
         "The greedy soup of 5 of 8 models scores 0.8000 (nll, lower is better) on test, 0.01200 "

@@ -20,13 +20,8 @@ _KINDS = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
 
 _BLOCK = 2**17
 
-BOUND = {
-    "float64": float("inf"),
-    "float32": 2.0**128 - 2.0**103,
-    "bfloat16": 2.0**128 - 2.0**119,
-    "float16": 65520.0,
-}
-"""The magnitude from which on a number is rounded to infinity: half a step above the largest."""
+_EXPONENT = {"bfloat16": 0x7F80, "float16": 0x7C00}
+"""Of infinity, and of what is no number."""
 
 
 def decode(raw: Bytes, dtype: str, *, scratch: Float32 | None = None) -> Floating:
@@ -70,8 +65,7 @@ def _from_float16(raw: Bytes, numbers: Float32) -> None:
 def encode(numbers: Float64, dtype: str, *, out: Bytes | None = None) -> Bytes:
     """Little-endian bytes of `numbers` in a floating dtype, each rounded once, to nearest even.
 
-    They are written into `out`, where that is given. What is too large becomes infinite: see
-    `BOUND`.
+    They are written into `out`, where that is given. What is too large becomes infinite.
     """
     values = np.empty(numbers.size * ITEMSIZE[dtype], np.uint8) if out is None else out
     if native.encode(numbers, dtype, values):
@@ -82,6 +76,14 @@ def encode(numbers: Float64, dtype: str, *, out: Bytes | None = None) -> Bytes:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             np.copyto(values.view(_KINDS[dtype]), numbers, casting="same_kind")
     return values
+
+
+def all_finite(values: Bytes, dtype: str) -> bool:
+    """Whether there is no NaN or infinity among the bytes of a floating dtype."""
+    if dtype in _EXPONENT:
+        sizes = values.view("<u2") & np.uint16(0x7FFF)
+        return bool(sizes.max(initial=0) < _EXPONENT[dtype])
+    return bool(np.isfinite(values.view(_KINDS[dtype])).all())
 
 
 def _to_bfloat16(numbers: Float64, values: npt.NDArray[np.uint16]) -> None:

@@ -23,7 +23,9 @@ from ladle.errors import BadInput
     help="And the mean of the logits of those that the greedy rule chooses on held-out data.",
 )
 @click.option(
-    "--versus", metavar="NAME", help="Compare with this model, not the best on held-out data."
+    "--versus",
+    metavar="NAME",
+    help="Compare with this row of the table, not the best on held-out data.",
 )
 @click.option(
     "--store",
@@ -66,6 +68,7 @@ def command(
         contestant,
         ensemble_of,
         find_device,
+        flattering,
         greedy_ensemble_of,
         judge,
         shared_examples,
@@ -78,7 +81,13 @@ def command(
     if base is not None:
         pool = with_base(pool, Ingredient("base", open_checkpoint(base)))
     names = [one.name for one in pool]
-    if versus is not None and versus not in names:
+    added = {
+        "uniform soup": with_soup,
+        f"ensemble of {len(pool)}": with_ensemble,
+        "greedy ensemble": with_greedy_ensemble,
+    }
+    names += [name for name, wanted in added.items() if wanted]
+    if versus is not None and not any(_is(name, versus) for name in names):
         raise BadInput(f"--versus {versus!r} is none of the models: {', '.join(names)}")
     found = load_task(task)
     unknown = [name for name in splits if name not in found.splits]
@@ -89,29 +98,34 @@ def command(
         for split in found.splits.values()
         if (split.name in splits if splits else split.role != "train")
     ]
-    caveats = [*shared_examples(found), *chosen_by(pool, chosen)]
-    screen.remark_all(caveats)
     kept = Store(store) if store else None
     evaluator = Evaluator(
         found, store=kept, device=device, batch_size=batch_size, watch=screen.watching
     )
+    caveats = [*shared_examples(found), *chosen_by(pool, chosen)]
+    if with_greedy_ensemble and evaluator.held_out in chosen:
+        caveats.append(flattering("the greedy ensemble", evaluator.held_out.name))
+    screen.remark_all(caveats)
     soups = [uniform_soup(Pool.of([one])) for one in pool]
     models = [
         contestant(one.name, "single", soup, evaluator)
         for one, soup in zip(pool, soups, strict=True)
     ]
-    if versus is not None:
-        reference = models[names.index(versus)]
-    else:
-        reference = models[best_by_held_out(soups, evaluator) if len(pool) > 1 else 0]
+    best = models[best_by_held_out(soups, evaluator) if len(pool) > 1 else 0]
     if with_soup:
         models.append(contestant("uniform soup", "soup", uniform_soup(pool), evaluator))
     if with_ensemble:
         models.append(ensemble_of(f"ensemble of {len(pool)}", soups, evaluator))
     if with_greedy_ensemble:
         models.append(greedy_ensemble_of(soups, evaluator))
+    reference = best if versus is None else next(m for m in models if _is(m.name, versus))
     rows = judge(found, models, splits=chosen, versus=reference, seed=seed)
     if as_json:
         screen.print_json({"task": found.name, "evaluations": rows, "caveats": caveats})
         return
     evaluations.show(rows, intervals=True)
+
+
+def _is(name: str, asked: str) -> bool:
+    """Whether a row of this name is asked for; how many an ensemble has need not be said."""
+    return name == asked or name.startswith(f"{asked} of ")

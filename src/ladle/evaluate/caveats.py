@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,21 +44,46 @@ def chosen_by(models: Iterable[Ingredient], splits: Iterable[Split]) -> list[str
     """A sentence for each soup among the models that was chosen by one of the splits to report."""
     reported = {split.digest: split.name for split in splits}
     return [
-        f"{one.name} was chosen by the examples of {reported[digest]}, so its score there is no "
-        "estimate of what it does on others"
+        flattering(one.name, reported[digest])
         for one in models
-        for digest in _held_out_digests(one)
+        for digest in _chosen_by(one)
         if digest in reported
     ]
 
 
-def _held_out_digests(one: Ingredient) -> Iterator[str]:
-    """Of the splits that `soup.json` says a model was chosen by."""
-    path = one.checkpoint.path
-    record = path / "soup.json" if path.is_dir() else path.with_name(path.name + ".json")
+def flattering(model: str, split: str) -> str:
+    """The sentence about a model that was chosen by the split its score is reported on."""
+    return (
+        f"{model} was chosen by the examples of {split}, so its score there is no estimate of what "
+        "it does on others"
+    )
+
+
+def _chosen_by(one: Ingredient) -> Iterator[str]:
+    """Digests of the splits whose scores `soup.json` says a model was chosen by."""
+    found = next(filter(None, map(_read, _records(one))), {})
     try:
-        found: Any = json.loads(record.read_text("utf-8"))
-        splits = found["splits"].values()
-        yield from (s["digest"] for s in splits if s["role"] == "held-out")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # No soup of ladle's, or one that no task chose.
+        # A uniform soup tasted nothing, and chose at most how to treat its BatchNorm layers.
+        if found.get("tastings") or found.get("batchnorm"):
+            splits = found["splits"].values()
+            yield from (s["digest"] for s in splits if s["role"] == "held-out")
+    except (KeyError, TypeError, AttributeError):
+        return  # Not written by ladle.
+
+
+def _records(one: Ingredient) -> Iterator[Path]:
+    path = one.checkpoint.path
+    if path.is_dir():
+        yield path / "soup.json"
+    else:
+        yield path.with_name(path.name + ".json")
+        if "ladle" in one.checkpoint.metadata:  # The weights of a soup's folder, given alone.
+            yield path.parent / "soup.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

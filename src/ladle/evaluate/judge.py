@@ -122,5 +122,6 @@ def _comparison(versus: Contestant, found: Comparison) -> dict[str, Any]:
         "wins": found.wins,
         "losses": found.losses,
         "p": found.p,
+        "test": found.test,
         "verdict": found.verdict,
     }

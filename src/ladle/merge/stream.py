@@ -21,7 +21,7 @@ import numpy as np
 from ladle.checkpoint import Bytes, Checkpoint, Layout
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.checkpoint.location import keeping_open
-from ladle.checkpoint.numbers import BOUND, Float64, Floating, encode
+from ladle.checkpoint.numbers import Float64, Floating, all_finite, encode
 from ladle.errors import NonFiniteTensor
 from ladle.merge.base import Merge
 from ladle.merge.slices import SLICE, Scratch, read_bytes, read_numbers, read_packed, slices
@@ -183,10 +183,11 @@ class _Worker:
         total = scratch.total(job.stop - job.start)
         with np.errstate(invalid="ignore", over="ignore"):
             self.merge(job.name, readings, total)
-        # A NaN or infinity among the inputs is in the total too, and a NaN is below nothing.
-        if not max(total.max(), -total.min()) < BOUND[dtype]:
+        values = encode(total, dtype, out=scratch.encoded(total.size * ITEMSIZE[dtype]))
+        # A NaN or infinity among the inputs is in the result too.
+        if not all_finite(values, dtype):
             self._blame(job, total, dtype)
-        return encode(total, dtype, out=scratch.encoded(total.size * ITEMSIZE[dtype]))
+        return values
 
     def _blame(self, job: _Job, total: Float64, dtype: str) -> NoReturn:
         if np.isfinite(total).all():

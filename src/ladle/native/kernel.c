@@ -79,9 +79,20 @@ FAST void ladle_to_bfloat16(uint16_t *restrict out, const double *restrict numbe
     }
 }
 
+/* The same in fewer steps, by way of the bits, for numbers that float32 has in full: those below
+ * its smallest are zero in float16 in any case. */
+static inline float cut_to_odd(double value) {
+    const uint64_t beyond = 0x1fffffff; /* The digits that float32 lacks. */
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (bits & ~beyond) | (uint64_t)((bits & beyond) != 0) << 29;
+    memcpy(&value, &bits, sizeof value);
+    return (float)value;
+}
+
 FAST void ladle_to_float16(uint16_t *restrict out, const double *restrict numbers, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) {
-        uint32_t bits = rounded_to_odd(numbers[i]);
+        uint32_t bits = as_bits(cut_to_odd(numbers[i]));
         uint32_t sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffff;
         /* Numbers with fewer digits: adding 1/2 leaves the last digit of a float32 at 2^-24. */
         uint32_t small = as_bits(as_float(size) + 0.5f) - 0x3f000000;

@@ -33,15 +33,17 @@ class Interval:
 class Comparison:
     """Ours minus theirs on the same examples, in the metric's own direction.
 
-    `wins` and `losses` count the examples on which ours, or theirs, is better. `p` is two-sided.
+    `wins` and `losses` count the examples on which ours, or theirs, is better; None where no
+    example is won on its own. `p` is two-sided, of the `test` of this name.
     """
 
     difference: float
     low: float | None
     high: float | None
-    wins: int
-    losses: int
+    wins: int | None
+    losses: int | None
     p: float
+    test: str
     verdict: Verdict
 
 
@@ -82,9 +84,12 @@ def compare(
     wins = sum(int((sign * d > 0).sum()) for d in differences)
     losses = sum(int((sign * d < 0).sum()) for d in differences)
     hits_and_misses = all(np.isin(split, (0.0, 1.0)).all() for split in (*ours, *theirs))
-    p = mcnemar(wins, losses) if len(ours) == 1 and hits_and_misses else _flip(differences, seed)
+    if len(ours) == 1 and hits_and_misses:
+        test, p = "exact McNemar", mcnemar(wins, losses)
+    else:
+        test, p = "permutation test", _flip(differences, seed)
     verdict = ruling(p, sign * found.value)
-    return Comparison(found.value, found.low, found.high, wins, losses, p, verdict)
+    return Comparison(found.value, found.low, found.high, wins, losses, p, test, verdict)
 
 
 def ruling(p: float, gain: float) -> Verdict:

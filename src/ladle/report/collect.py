@@ -58,6 +58,7 @@ def collect(folder: Path) -> Record:
         task_digest=_text_or_empty(soup.object("task"), "digest"),
         splits=tuple(_split(soup.object("splits"), name) for name in soup.object("splits").values),
         seed=soup.integer_or_none("seed"),
+        caveats=soup.texts("caveats") if soup.has("caveats") else (),
         rank=_truncated(soup.object("adapter")) if soup.has("adapter") else None,
         versions=soup.object("versions").shown(),
         evaluations=own,
@@ -128,6 +129,7 @@ def _versus(fields: Fields) -> Versus:
         wins=fields.integer_or_none("wins"),
         losses=fields.integer_or_none("losses"),
         p=fields.number_or_none("p"),
+        test=_text_or_empty(fields, "test"),
         verdict=cast(Verdict, _one_of(fields, "verdict", get_args(Verdict))),
     )
 

@@ -68,7 +68,13 @@ def _head(record: Record, table: Table) -> str:
         tag("p", escape(kicker), class_="kicker"),
         tag("h1", escape(title(record))),
         tag("div", *lead, class_="lead"),
+        _caveats(record),
     )
+
+
+def _caveats(record: Record) -> str:
+    items = [tag("li", escape(sentence)) for sentence in record.caveats]
+    return tag("ul", *items, class_="caveats", aria_label="Caveats") if items else ""
 
 
 def _results(table: Table, metric: Metric) -> str:

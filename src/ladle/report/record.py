@@ -56,6 +56,7 @@ class Versus:
     wins: int | None
     losses: int | None
     p: float | None
+    test: str
     verdict: Verdict
 
 
@@ -105,6 +106,8 @@ class Record:
     task_digest: str
     splits: tuple[Split, ...]
     seed: int | None
+    caveats: tuple[str, ...]
+    """What makes scores look better than they are: examples that splits share."""
     rank: int | None
     """What a soup of adapters was truncated to; None where nothing was."""
     versions: dict[str, str]

@@ -8,7 +8,7 @@ from html import escape
 from ladle.report.record import Ingredient, Metric, Record, Tasting, Versus
 from ladle.report.svg import mark, tag
 from ladle.report.table import Cell, Column, Row, Table
-from ladle.report.words import count, plain, probability, score, signed, test_name
+from ladle.report.words import count, plain, probability, score, signed, test_and_p
 
 NOT_MEASURED = '<td class="none"><span aria-label="not measured">–</span></td>'
 _SIGNS = {"better": "▲", "worse": "▼"}
@@ -44,7 +44,7 @@ def _row(row: Row, chosen: bool, table: Table, metric: Metric) -> str:
     cells = [_name(row)]
     cells += [_cell(row.cells.get(column.name), metric) for column in table.columns]
     if len(table.role("shift")) > 1:
-        cells.append(_cell(row.mean, metric, mean=True))
+        cells.append(_cell(row.mean, metric))
     cost = "k" if row.cost is None else str(row.cost)
     cells.append(tag("td", escape(cost), class_="num"))
     return tag("tr", *cells, class_="is-chosen" if chosen else "")
@@ -66,14 +66,14 @@ def _name(row: Row) -> str:
     return tag("th", tag("span", icon, inner, class_="model"), scope="row")
 
 
-def _cell(cell: Cell | None, metric: Metric, mean: bool = False) -> str:
+def _cell(cell: Cell | None, metric: Metric) -> str:
     if cell is None:
         return NOT_MEASURED
     parts = [tag("b", escape(score(cell.value, metric)))]
     if cell.low is not None and cell.high is not None:
         parts.append(tag("small", escape(interval(cell.low, cell.high, metric))))
     if cell.versus:
-        parts.append(_mark(cell.versus, metric, test_name(metric, mean)))
+        parts.append(_mark(cell.versus, metric))
     return tag("td", *parts, class_="num")
 
 
@@ -84,7 +84,7 @@ def interval(low: float, high: float, metric: Metric) -> str:
     return f"{plain(low)} to {plain(high)}" if low < 0 else f"{plain(low)}–{plain(high)}"
 
 
-def _mark(versus: Versus, metric: Metric, test: str) -> str:
+def _mark(versus: Versus, metric: Metric) -> str:
     known = versus.verdict in _SIGNS
     words = f"{_SIGNS[versus.verdict]} {versus.verdict}" if known else "≈ no difference"
     details = [f"against {versus.model}: {versus.verdict}"]
@@ -94,7 +94,8 @@ def _mark(versus: Versus, metric: Metric, test: str) -> str:
         details.append(f"from {signed(versus.low, metric)} to {signed(versus.high, metric)}")
     if versus.wins is not None and versus.losses is not None:
         details.append(f"{count(versus.wins, 'example')} won, {versus.losses:,} lost")
-    details.append(f"{test} {probability(versus)}" if versus.p is not None else "")
+    if versus.p is not None:
+        details.append(test_and_p(versus))
     title = ", ".join(part for part in details if part)
     class_ = f"versus {versus.verdict if known else 'same'}"
     p = tag("small", escape(probability(versus)))

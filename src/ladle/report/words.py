@@ -46,9 +46,9 @@ def probability(versus: Versus) -> str:
     return "p < 0.001" if versus.p < 0.001 else f"p = {versus.p:.2g}"
 
 
-def test_name(metric: Metric, mean: bool) -> str:
-    """Accuracies on one split are compared by McNemar's test, all else by permutation."""
-    return "exact McNemar" if metric.percent and not mean else "permutation test"
+def test_and_p(versus: Versus) -> str:
+    """`exact McNemar p = 0.02`."""
+    return f"{versus.test} {probability(versus)}".strip()
 
 
 def count(number: int, noun: str) -> str:
@@ -123,7 +123,7 @@ def _first(record: Record, metric: Metric, chosen: Row, best: Row | None, column
     sentence += f", {gap} {against}" if gap else f", compared with {against}"
     if cell.versus is None:
         return f"{sentence}{', ' + size if size else ''}; the difference was not tested."
-    return f"{sentence}: {_outcome(cell.versus, test_name(metric, mean=False), size)}."
+    return f"{sentence}: {_outcome(cell.versus, size)}."
 
 
 def _is_best(record: Record, chosen: Row, best: Row | None) -> bool:
@@ -150,11 +150,11 @@ def _shifts(
     start += f", {gap} the best single model" if gap else ""
     if one:
         size = f"n = {shifts[0].n:,}" if shifts[0].n else ""
-        tested = one.versus and _outcome(one.versus, test_name(metric, mean=False), size)
+        tested = one.versus and _outcome(one.versus, size)
         return f"{start}: {tested}." if tested else f"{start}; the difference was not tested."
     if whole.versus is None:
         return f"{start}; one by one: {_apart(chosen, shifts)}."
-    tested = _outcome(whole.versus, test_name(metric, mean=True), "")
+    tested = _outcome(whole.versus, "")
     return f"{start}: {tested}. One by one: {_apart(chosen, shifts)}."
 
 
@@ -194,9 +194,8 @@ def _apart(chosen: Row, shifts: Sequence[Column]) -> str:
     return "; ".join(groups)
 
 
-def _outcome(versus: Versus, test: str, size: str) -> str:
-    p = f"{test} {probability(versus)}" if versus.p is not None else ""
-    return ", ".join(part for part in (versus.verdict, p, size) if part)
+def _outcome(versus: Versus, size: str) -> str:
+    return ", ".join(part for part in (versus.verdict, test_and_p(versus), size) if part)
 
 
 def _evidence(column: Column, row: Row) -> str:

@@ -3,7 +3,7 @@
 from ladle.predictions.base import Array, Labels, Predictions
 from ladle.predictions.calibration import fit_temperature, scaled
 from ladle.predictions.ensemble import ensemble, greedy_ensemble
-from ladle.predictions.metrics import METRICS, Metric, accuracy, mean_of
+from ladle.predictions.metrics import METRICS, InTwoSteps, Metric, accuracy, mean_of
 from ladle.predictions.resampling import compare_by, interval_by
 from ladle.predictions.uncertainty import Comparison, Interval, compare, interval, mcnemar
 
@@ -11,6 +11,7 @@ __all__ = [
     "METRICS",
     "Array",
     "Comparison",
+    "InTwoSteps",
     "Interval",
     "Labels",
     "Metric",

@@ -104,8 +104,11 @@ class Evaluator:
         logits = self.store.logits(*key)
         if logits is None:
             with self._lock:  # there is one model
-                logits = self._run(soup, examples)
-            self.store.keep_logits(*key, logits)
+                # Another thread may have had it while this one waited for the model.
+                logits = self.store.logits(*key)
+                if logits is None:
+                    logits = self._run(soup, examples)
+                    self.store.keep_logits(*key, logits)
         return Predictions(split, logits, examples.labels)
 
     def _run(self, soup: Soup, split: Split) -> Array:

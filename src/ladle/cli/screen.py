@@ -18,6 +18,9 @@ Advance = Callable[[int], None]
 _GAP = 2
 """Blanks between the columns of a table."""
 
+_LEAST_NAME = 10
+"""Names are not folded to less than this, however narrow the terminal."""
+
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
@@ -58,10 +61,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) ->
     ]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(columns))]
     console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, width=sum(widths) + _GAP * len(widths))
-    widths[0] = min(widths[0], console.width // 2)
-    for number, block in enumerate(_blocks(widths, console.width)):
+    in_one_line = sum(widths) + _GAP * len(widths)
+    is_bounded = console.is_terminal or "COLUMNS" in os.environ
+    room = console.width if is_bounded else in_one_line
+    widths[0] = min(widths[0], max(room - (in_one_line - widths[0]), room // 2, _LEAST_NAME))
+    # Rich cuts what is wider; a terminal does not.
+    console.width = in_one_line
+    for number, block in enumerate(_blocks(widths, room)):
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
         table.add_column(width=widths[0], overflow="fold")
         for i in block:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput
 from ladle.evaluate import (
     BatchNormMode,
@@ -26,6 +27,7 @@ from ladle.evaluate import (
     unwatched,
 )
 from ladle.files import check_room, claimed, part_of
+from ladle.merge import with_dtype
 from ladle.report import write_report
 from ladle.soup import (
     Evaluate,
@@ -133,7 +135,25 @@ def cook(
                 finish=write_report,
                 advance=advance,
             )
+        if isinstance(evaluate, Evaluator) and evaluate.is_exact_for(soup):
+            _know_written(soup, output, kitchen)
     return Cooked(output, soup, written, rows)
+
+
+def _know_written(soup: Soup, output: Path, kitchen: Kitchen) -> None:
+    """Let the store know the written model as what was judged, if its weights are the same."""
+    kept = kitchen.store or output / _STORE
+    rounded = with_dtype(soup.layout, kitchen.write.dtype) != soup.layout
+    if rounded or any(is_adapter(one.checkpoint) for one in soup.pool) or not kept.is_file():
+        return
+    model = Pool.of([Ingredient(output.name, open_checkpoint(output))])
+    with kitchen.watch(f"reading {output}", model.layout.nbytes) as advance:
+        model.hash_all(advance)
+    store = Store(kept)
+    try:
+        store.keep_as(soup.digest, uniform_soup(model).digest)
+    finally:
+        store.close()
 
 
 def check_store(store: Path | None, output: Path) -> None:

@@ -84,6 +84,63 @@ def test_evaluate_finds_what_cook_has_measured(runs: list[Path], task: str, tmp_
         assert row["value"] == measured[row["model"], row["split"]]
 
 
+@pytest.mark.parametrize("output", ["soup", "soup.pt"])
+def test_the_written_soup_is_known_too(
+    runs: list[Path], task: str, tmp_path: Path, output: str
+) -> None:
+    more = () if output == "soup" else ("--store", tmp_path / "s.sqlite")
+    recipe = ("--recipe", "uniform", "-o", tmp_path / output, "--json")
+    cooked = ladle("cook", runs, task, *recipe, *more)
+    assert cooked.returncode == 0, cooked.stderr
+    passes(task)
+    store = more or ("--store", tmp_path / "soup" / "ladle.sqlite")
+    done = ladle("evaluate", [tmp_path / output], task, *store, "--json")
+    assert done.returncode == 0, done.stderr
+    assert passes(task) == []
+    fresh = ladle("evaluate", [tmp_path / output], task, "--json")
+    assert len(passes(task)) == len(SPLITS)
+    assert done.stdout == fresh.stdout
+
+
+def test_a_soup_that_was_rounded_once_more_is_another(
+    runs: list[Path], task: str, tmp_path: Path
+) -> None:
+    more = ("--recipe", "uniform", "--dtype", "bfloat16", "-o", tmp_path / "soup")
+    assert ladle("cook", runs, task, *more).returncode == 0
+    passes(task)
+    store = ("--store", tmp_path / "soup" / "ladle.sqlite")
+    assert ladle("evaluate", [tmp_path / "soup"], task, *store).returncode == 0
+    assert len(passes(task)) == len(SPLITS)
+
+
+def test_a_soup_that_its_model_rounds_is_not_taken_for_its_file(
+    runs: list[Path], task: str, tmp_path: Path
+) -> None:
+    """A sum that is rounded once is not always one that is rounded twice."""
+    with (tmp_path / "counted.py").open("a") as file:
+        file.write(
+            "import torch\n"
+            "def build(self):\n"
+            "    return super(Counted, self).build().to(torch.bfloat16)\n"
+            "def batch(model, inputs):\n"
+            "    return (inputs[0].to(torch.bfloat16),)\n"
+            "def as_numbers(model, inputs, said):\n"
+            "    return said.float()\n"
+            "def rounding(self):\n"
+            "    model = build(self)\n"
+            "    model.register_forward_pre_hook(batch)\n"
+            "    model.register_forward_hook(as_numbers)\n"
+            "    return model\n"
+            "Counted.build = rounding\n"
+        )
+    cooked = ladle("cook", runs, task, "--recipe", "uniform", "-o", tmp_path / "soup")
+    assert cooked.returncode == 0, cooked.stderr
+    passes(task)
+    store = ("--store", tmp_path / "soup" / "ladle.sqlite")
+    assert ladle("evaluate", [tmp_path / "soup"], task, *store).returncode == 0
+    assert len(passes(task)) == len(SPLITS)
+
+
 def test_cook_finds_what_evaluate_has_measured(runs: list[Path], task: str, tmp_path: Path) -> None:
     alone = ladle("cook", runs, task, "-o", tmp_path / "alone", "--json")
     needed = passes(task)

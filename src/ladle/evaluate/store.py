@@ -96,6 +96,15 @@ class Store:
                 (soup, task, split, kept.name, kept.nbytes, kept.crc32),
             )
 
+    def keep_as(self, soup: str, other: str) -> None:
+        """Have a soup's predictions for `other` too, whose weights are the same."""
+        with self._writing():
+            self._base.execute(
+                "INSERT OR IGNORE INTO predictions (soup, task, split, array, nbytes, crc32) "
+                "SELECT ?, task, split, array, nbytes, crc32 FROM predictions WHERE soup=?",
+                (other, soup),
+            )
+
     def score(self, soup: str, scorer: str) -> float | None:
         """A stored score, NaN where the scorer gave none that is finite, or None."""
         row = self._one("SELECT score FROM scores WHERE soup=? AND scorer=?", (soup, scorer))

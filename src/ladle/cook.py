@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput
 from ladle.evaluate import (
     BatchNormMode,
@@ -17,14 +17,17 @@ from ladle.evaluate import (
     Evaluator,
     Store,
     Watch,
+    arrays_of,
     best_by_held_out,
+    check_place,
     contestant,
     ensemble_of,
     judge,
     shared_examples,
     unwatched,
 )
-from ladle.files import check_room, claimed
+from ladle.files import check_room, claimed, part_of
+from ladle.merge import with_dtype
 from ladle.report import write_report
 from ladle.soup import (
     Evaluate,
@@ -51,11 +54,14 @@ class Kitchen:
     """What `cook` needs beyond pool, recipe and evaluation; every field may be left as it is.
 
     `base` is the checkpoint that the ingredients were fine-tuned from, judged for comparison.
+    `store` is a file to keep evaluations in and take them from, shared with other commands; None
+    keeps them in the output.
     `rank` is what a soup of LoRA adapters is truncated to. Every candidate is, before the recipe
     hears of its score: what is chosen and reported is what is written.
     """
 
     base: Ingredient | None = None
+    store: Path | None = None
     write: WriteOptions = field(default_factory=WriteOptions)
     integers: Policy = "equal"
     rank: int | None = None
@@ -85,22 +91,26 @@ def cook(
 ) -> Cooked:
     """Choose a soup from `pool`, judge it, and write it to `output` with record and report.
 
-    Work is kept in `output.part`, the store first: after a kill the same call goes on from there
-    and evaluates nothing twice.
+    Work is kept in `output.part`, the store first, unless there is another: after a kill the same
+    call goes on from there and evaluates nothing twice.
 
     Raises:
-        OutputExists, BadInput: `output` cannot be written; nothing was done.
+        OutputExists, BadInput: `output` cannot be written, or the store used; nothing was done.
         LadleError: see the recipe, the evaluation and the merge.
     """
     kitchen = kitchen or Kitchen()
     check_output(pool, output, overwrite=kitchen.overwrite, rank=kitchen.rank)
+    check_store(kitchen.store, output)
     check_room(_existing(output.resolve().parent), room_for(pool, output))
     with claimed(output) as work:
-        if (output / _STORE).is_file() and not (work / _STORE).exists():
-            # Replacing an output, what it has measured need not be measured again.
-            shutil.copyfile(output / _STORE, work / _STORE)
-        store = Store(work / _STORE)
+        own = work / _STORE
+        store = Store(kitchen.store or own)
         try:
+            # What was measured for an output that is replaced, or was left unfinished without this
+            # store, need not be measured again.
+            for earlier in [output / _STORE, *([own] if kitchen.store else [])]:
+                if earlier.is_file():
+                    store.take_over(earlier)
             with kitchen.watch("reading checkpoints", len(pool) * pool.layout.nbytes) as advance:
                 pool.hash_all(advance)
             evaluate = open_evaluate(store, work / "candidate")
@@ -111,7 +121,7 @@ def cook(
                 offered=pool,
                 evaluation={**evaluate.describe(), **about, "seed": kitchen.seed},
             )
-            store.keep_decisions(soup.recipe, kept["tastings"])
+            store.keep_decisions(soup.digest, soup.recipe, kept["tastings"])
         finally:
             store.close()
         with kitchen.watch(f"writing {output}", pool.layout.nbytes) as advance:
@@ -121,10 +131,47 @@ def cook(
                 lambda: kept,
                 kitchen.write,
                 evaluations=rows,
+                keep=() if kitchen.store else (own.name, arrays_of(own).name),
                 finish=write_report,
                 advance=advance,
             )
+        if isinstance(evaluate, Evaluator) and evaluate.is_exact_for(soup):
+            _know_written(soup, output, kitchen)
     return Cooked(output, soup, written, rows)
+
+
+def _know_written(soup: Soup, output: Path, kitchen: Kitchen) -> None:
+    """Let the store know the written model as what was judged, if its weights are the same."""
+    kept = kitchen.store or output / _STORE
+    rounded = with_dtype(soup.layout, kitchen.write.dtype) != soup.layout
+    if rounded or any(is_adapter(one.checkpoint) for one in soup.pool) or not kept.is_file():
+        return
+    model = Pool.of([Ingredient(output.name, open_checkpoint(output))])
+    with kitchen.watch(f"reading {output}", model.layout.nbytes) as advance:
+        model.hash_all(advance)
+    store = Store(kept)
+    try:
+        store.keep_as(soup.digest, uniform_soup(model).digest)
+    finally:
+        store.close()
+
+
+def check_store(store: Path | None, output: Path) -> None:
+    """Check that a store can be shared by commands, and does not go where an output goes.
+
+    Raises:
+        BadInput: it is, or lies in, the output or its `.part`, or its folder does not exist.
+    """
+    if store is None:
+        return
+    place = store.resolve()
+    for taken in (output.resolve(), part_of(output.resolve())):
+        if taken == place or taken in place.parents:
+            raise BadInput(
+                f"--store {store} would be replaced with the output {output}; leave it out, for "
+                "the output has a store of its own, or name another"
+            )
+    check_place(store)
 
 
 def _chosen_and_judged(

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -114,12 +114,14 @@ def is_unfinished(folder: Path) -> bool:
     return (folder / _CLAIM).is_file() or not any(folder.iterdir())
 
 
-def clear_claimed(part: Path, *, keep: str | None = None) -> None:
-    """Empty a claimed folder of what an interrupted command left, but for one file."""
+def clear_claimed(part: Path, *, keep: Collection[str] = ()) -> None:
+    """Empty a claimed folder of what an interrupted command left, but for what has these names."""
     for entry in part.iterdir():
+        if entry.name in (_CLAIM, *keep):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name not in (_CLAIM, keep):
+        else:
             entry.unlink()
 
 

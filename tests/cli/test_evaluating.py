@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_what_the_store_has_is_not_computed_again(runs: Path, task: str, tmp_pat
 
 def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_path: Path) -> None:
     command = (*sorted(runs.glob("run-*.pt")), "--task", task, "--store", tmp_path / "s.sqlite")
-    killed = evaluate(*command, env={"DIE_AT": "5"})
+    killed = evaluate(*command, env={**os.environ, "DIE_AT": "5"})
     assert killed.returncode == -signal.SIGKILL
     assert len(passes(task)) == 5
     done = evaluate(*command, "--json")

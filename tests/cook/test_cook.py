@@ -48,6 +48,7 @@ def test_the_folder_has_all_that_the_contract_names(runs: list[Path], tmp_path: 
     assert sorted(p.name for p in (tmp_path / "soup").iterdir()) == [
         "README.md",
         "evaluations.jsonl",
+        "ladle.predictions",
         "ladle.sqlite",
         "model.safetensors",
         "report.html",

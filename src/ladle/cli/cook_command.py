@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
 @click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
 @options.base
+@options.store
 @options.writing
 @options.bn
 @options.seed
@@ -41,6 +42,7 @@ def command(
     recipe: str,
     strict: bool,
     base: str | Path | None,
+    store: Path | None,
     output: Path,
     overwrite: bool,
     dry_run: bool,
@@ -60,7 +62,7 @@ def command(
 
     Killed or interrupted, the same command goes on where it stopped.
     """
-    from ladle.cook import Kitchen, cook
+    from ladle.cook import Kitchen, check_store, cook
     from ladle.report import verdict
     from ladle.soup.output import WriteOptions, check_output, is_file_output
 
@@ -78,6 +80,7 @@ def command(
     start = _base(base, inputs)
     pool = _models(pool, start, task)
     check_output(pool, output, overwrite=overwrite, rank=rank)
+    check_store(store, output)
     open_evaluate = (
         _task_evaluate(task, device, batch_size)
         if task is not None
@@ -92,6 +95,7 @@ def command(
         return
     kitchen = Kitchen(
         base=start,
+        store=store,
         write=WriteOptions(None if dtype == "source" else dtype, max_shard_size),
         rank=rank,
         integers=integers,
@@ -111,7 +115,8 @@ def command(
     tastings.show(done.record, output)
     if done.evaluations:
         screen.say("")
-        evaluations.show(done.evaluations)
+        higher = done.record["metric"]["higher_is_better"]
+        evaluations.show(done.evaluations, higher_is_better=higher)
     if not is_file_output(output):
         screen.say("")
         for sentence in verdict(output):

@@ -49,7 +49,8 @@ def command(task: str, output: Path, seed: int, device: str, as_json: bool, debu
     screen.say("")
     tastings.show(shown.record, shown.soup)
     screen.say("")
-    evaluations.show(shown.evaluations)
+    higher = shown.record["metric"]["higher_is_better"]
+    evaluations.show(shown.evaluations, higher_is_better=higher)
     screen.say("")
     for sentence in verdict(shown.soup):
         screen.say(sentence)

@@ -27,12 +27,7 @@ from ladle.errors import BadInput
     metavar="NAME",
     help="Compare with this row of the table, not the best on held-out data.",
 )
-@click.option(
-    "--store",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Keep predictions in this file, and use those that it has.",
-)
+@options.store
 @options.base
 @options.seed
 @options.device
@@ -123,7 +118,7 @@ def command(
     if as_json:
         screen.print_json({"task": found.name, "evaluations": rows, "caveats": caveats})
         return
-    evaluations.show(rows, intervals=True)
+    evaluations.show(rows, higher_is_better=found.metric.higher_is_better, intervals=True)
 
 
 def _is(name: str, asked: str) -> bool:

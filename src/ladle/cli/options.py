@@ -108,6 +108,13 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+store = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    callback=home,
+    metavar="FILE",
+    help="Keep evaluations in this file, and use those that it has; commands may share it.",
+)
 rank = click.option(
     "--rank",
     type=click.IntRange(1),

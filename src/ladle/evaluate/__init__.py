@@ -13,7 +13,7 @@ from ladle.evaluate.judge import (
     greedy_ensemble_of,
     judge,
 )
-from ladle.evaluate.store import Store
+from ladle.evaluate.store import Store, arrays_of, check_place
 
 __all__ = [
     "MEAN_OF_SHIFTS",
@@ -24,7 +24,9 @@ __all__ = [
     "Evaluator",
     "Store",
     "Watch",
+    "arrays_of",
     "best_by_held_out",
+    "check_place",
     "chosen_by",
     "command_identity",
     "contestant",

@@ -59,13 +59,20 @@ class BlackBox:
     def __call__(self, soup: Soup) -> float:
         value = self._store.score(soup.digest, self._identity)
         if value is None:
-            with self._lock, self._watch(f"scoring {' + '.join(soup.members)}", 1) as advance:
-                with running("the scoring function"):
-                    answer = self._ask(soup)
-                advance(1)
-            value = number_in(answer, self._metric)
-            self._store.keep_score(soup.digest, self._identity, value)
+            with self._lock:
+                # Another thread may have asked while this one waited.
+                value = self._store.score(soup.digest, self._identity)
+                if value is None:
+                    value = self._asked(soup)
+                    self._store.keep_score(soup.digest, self._identity, value)
         return self._sign * value
+
+    def _asked(self, soup: Soup) -> float:
+        with self._watch(f"scoring {' + '.join(soup.members)}", 1) as advance:
+            with running("the scoring function"):
+                answer = self._ask(soup)
+            advance(1)
+        return number_in(answer, self._metric)
 
     def describe(self) -> dict[str, Any]:
         """The metric, for the record; task and splits are the scorer's own business."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate.store import Store
 from ladle.foreign import running
@@ -87,6 +88,18 @@ class Evaluator:
             },
         }
 
+    def is_exact_for(self, soup: Soup) -> bool:
+        """Whether the model has the soup's weights as a file would, and does not round them anew.
+
+        False where that is not known, for no model was needed yet.
+        """
+        if self._live is None:
+            return False
+        kinds = {spec.dtype for spec in soup.pool.layout.tensors.values()}
+        widest = max((ITEMSIZE[kind] for kind in kinds.intersection(AVERAGED)), default=0)
+        held = self._live[0].state_dict().values()
+        return all(one.element_size() >= widest for one in held if one.is_floating_point())
+
     def predict(self, soup: Soup, split: str) -> Predictions:
         """What the soup says about a split, from the store or from the model.
 
@@ -104,8 +117,11 @@ class Evaluator:
         logits = self.store.logits(*key)
         if logits is None:
             with self._lock:  # there is one model
-                logits = self._run(soup, examples)
-            self.store.keep_logits(*key, logits)
+                # Another thread may have had it while this one waited for the model.
+                logits = self.store.logits(*key)
+                if logits is None:
+                    logits = self._run(soup, examples)
+                    self.store.keep_logits(*key, logits)
         return Predictions(split, logits, examples.labels)
 
     def _run(self, soup: Soup, split: Split) -> Array:

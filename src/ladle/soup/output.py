@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -162,17 +162,19 @@ def publish(
     options: WriteOptions | None = None,
     *,
     evaluations: Sequence[Mapping[str, Any]] | None = None,
+    keep: Collection[str] = (),
     finish: Callable[[Path], object] = lambda folder: None,
     advance: Advance = lambda nbytes: None,
 ) -> Mapping[str, Any]:
     """Write soup and record in the claimed `part_of(output)`, and let it become `output`.
 
-    A folder gets card and `evaluations` too, and whatever `finish` adds, and appears at once. Of a
-    file, the record appears a moment before the weights. Returns the record as written.
+    A folder gets card and `evaluations` too, and whatever `finish` adds, and appears at once, with
+    what has the names to `keep`. Of a file, the record appears a moment before the weights. Returns
+    the record as written.
     """
     options = options or WriteOptions()
     work = part_of(output)
-    clear_claimed(work, keep="ladle.sqlite")
+    clear_claimed(work, keep=keep)
     with telling_full_disk(output):
         if is_file_output(output):
             kept = write_file(soup, work / output.name, options, make_record, advance=advance)

@@ -11,19 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle.errors import BadTask, LadleError
+from ladle.sweep.loss import loss_of
 from ladle.tasks.base import Trainable
 
 _BATCH_SIZE = 64
-# Weight of half the squared norm of the head's weight beside the mean cross-entropy.
+# Weight of half the squared norm of the head's weight beside the mean loss.
 _PENALTY = 1e-3
 _MOST_STEPS = 200
 
 
 def linear_probe(task: Trainable, model: nn.Module) -> float:
-    """Fit the head of `model` in place, all else unchanged; the mean cross-entropy reached.
+    """Fit the head of `model` in place, all else unchanged; the mean loss reached.
 
     The inputs of the head are read once, in eval mode and without augmentation; then L-BFGS in
-    float64 minimises cross-entropy plus a small L2 penalty, a convex problem.
+    float64 minimises the loss plus a small L2 penalty, a convex problem for classes and numbers.
 
     Raises:
         BadTask: if the task's head is not a linear layer applied once per example.
@@ -45,14 +46,14 @@ def linear_probe(task: Trainable, model: nn.Module) -> float:
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = loss_of(F.linear(features, weight, bias), labels)
         loss = loss + _PENALTY / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(objective)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        loss = float(F.cross_entropy(F.linear(features, weight, bias), labels))
+        loss = float(loss_of(F.linear(features, weight, bias), labels))
         if not torch.isfinite(weight).all() or loss != loss:
             raise LadleError(
                 f"the linear probe of task {task.name} did not converge; "

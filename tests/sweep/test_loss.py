@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import RidgeCV
 
 from ladle.errors import BadTask
 from ladle.sweep.loss import loss_of
-from ladle.sweep.probe import linear_probe
+from ladle.sweep.probe import _PENALTIES, linear_probe
 from ladle.tasks.base import Split
 from toy_task import Net, PointsTask
 
@@ -16,14 +17,20 @@ from toy_task import Net, PointsTask
 class HeightsTask(PointsTask):
     """The same points, with a number each, of the size of house prices in thousands."""
 
-    def __init__(self) -> None:
+    width = 8
+
+    def __init__(self, bias: bool = True) -> None:
         super().__init__()
+        self.bias = bias
         self.labels = 300 + 100 * self.points.double().sum(1)
         self.splits = {"train": Split("train", "train", self.labels.numpy(), "train-2")}
 
     def build(self, *, dropout=None):
         net: Net = super().build(dropout=dropout)
-        net.head = torch.nn.Linear(8, 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net.body = torch.nn.Linear(2, self.width)
+        net.head = torch.nn.Linear(self.width, 1, bias=self.bias)
         for parameter in net.head.parameters():
             torch.nn.init.zeros_(parameter)
         return net.eval()
@@ -53,15 +60,28 @@ def test_numbers_need_one_output():
         loss_of(torch.zeros(3, 2), torch.zeros(3))
 
 
-def test_the_probe_of_numbers_is_ridge_regression():
-    task = HeightsTask()
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_probe_of_numbers_is_the_ridge_regression_of_scikit_learn(bias: bool):
+    task = HeightsTask(bias)
     model = task.build()
     loss = linear_probe(task, model)
     with torch.no_grad():
         features = torch.tanh(model.body(task.points)).double()
-    # Minimise mean (Xw + b - y)^2 + 1e-3 / 2 |w|^2: solve with the centred columns.
-    centred, labels = features - features.mean(0), task.labels - task.labels.mean()
-    gram = centred.T @ centred / 50 + 1e-3 / 2 * torch.eye(8, dtype=torch.float64)
-    weight = torch.linalg.solve(gram, centred.T @ labels / 50)
-    torch.testing.assert_close(model.head.weight[0].double(), weight, rtol=1e-3, atol=1e-2)
-    assert loss == pytest.approx(((centred @ weight - labels) ** 2).mean().item(), rel=1e-3)
+    centred = features - features.mean(0) if bias else features
+    unit = centred.square().sum(0).mean().item()
+    ridge = RidgeCV(unit * np.array(_PENALTIES), fit_intercept=bias).fit(features, task.labels)
+    np.testing.assert_allclose(model.head.weight[0].detach(), ridge.coef_, rtol=1e-4)
+    if bias:
+        assert model.head.bias.item() == pytest.approx(ridge.intercept_, rel=1e-4)
+    errors = ridge.predict(features) - task.labels.numpy()
+    assert loss == pytest.approx(np.mean(errors**2), rel=1e-4)
+
+
+def test_the_probe_does_not_fit_what_is_only_noise():
+    """With as many features as examples, least squares would have no error at all."""
+    task = HeightsTask()
+    generator = torch.Generator().manual_seed(0)
+    task.labels = torch.randn(50, generator=generator, dtype=torch.float64)
+    task.width = 60
+    loss = linear_probe(task, task.build())
+    assert loss > 0.5 * task.labels.var()

@@ -1,0 +1,119 @@
+"""The whole way for pairs of texts and for numbers: sweep, cook, and what transformers loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from scipy.stats import spearmanr
+
+from reviews import BAD, GOOD, MINILM
+
+LADLE = Path(sys.executable).with_name("ladle")
+SPACE = "[space]\nlr = { log_uniform = [3e-4, 6e-4] }\nepochs = 2\nbatch_size = 8\n"
+
+
+def ladle(*arguments: object, cwd: Path) -> dict:
+    done = subprocess.run(
+        [str(LADLE), *map(str, arguments), "--json"],
+        capture_output=True, text=True, check=False, cwd=cwd,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def soup_of(folder: Path) -> dict:
+    ladle("sweep", "--task", "task.toml", "--runs", 2, "-o", "sweep", cwd=folder)
+    return ladle("cook", "sweep", "--task", "task.toml", "-o", "soup", cwd=folder)
+
+
+def library(folder: Path, *texts: str) -> np.ndarray:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return model.eval()(**tokenizer(*texts, return_tensors="pt")).logits.numpy()[0]
+
+
+def score(cooked: dict, split: str) -> float:
+    (row,) = (
+        row
+        for row in cooked["evaluations"]
+        if row["model"] == "greedy soup" and row["split"] == split
+    )
+    return float(row["value"])
+
+
+@pytest.mark.slow
+def test_mrpc_saved_as_on_the_hub(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    texts = GOOD + BAD
+
+    def part(name: str) -> datasets.Dataset:
+        """Whether the first sentence is a good one."""
+        rows = [
+            (f"{one} {name} {i}", f"{other} {name}", int(one in GOOD))
+            for i, one in enumerate(texts)
+            for other in texts
+        ]
+        columns = ("sentence1", "sentence2", "label")
+        made = datasets.Dataset.from_list([dict(zip(columns, row, strict=True)) for row in rows])
+        names = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
+        return made.cast_column("label", names)
+
+    parts = {name: part(name) for name in ("train", "validation", "extra")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "mrpc")
+    (tmp_path / "task.toml").write_text(
+        f'kind = "text"\nglue = "mrpc"\nmodel = "{MINILM.as_posix()}"\nfreeze = 4\n[splits]\n'
+        'train = { path = "mrpc", split = "train" }\n'
+        'held-out = { path = "mrpc", split = "validation" }\n'
+        f'test = {{ path = "mrpc", split = "extra" }}\n{SPACE}'
+    )
+    cooked = soup_of(tmp_path)
+    assert {row["metric"] for row in cooked["evaluations"]} == {"accuracy-f1"}
+    # By the library, one pair at a time, from the files of the soup.
+    rows = parts["extra"]
+    said = [library(tmp_path / "soup", a, b).argmax() for a, b in zip(
+        rows["sentence1"], rows["sentence2"], strict=True)]  # fmt: skip
+    right = np.array(said) == np.array(rows["label"])
+    f1 = 2 * np.sum(right & (np.array(said) == 1)) / (np.sum(said) + np.sum(rows["label"]))
+    assert score(cooked, "test") == pytest.approx((right.mean() + f1) / 2, abs=1e-9)
+    assert right.mean() > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["mse", "spearman"])
+def test_regression(tmp_path: Path, metric: str) -> None:
+    rows: dict[str, tuple[list, list]] = {}
+    for name in ("train", "valid", "test"):
+        texts = [f"{text} {name} {i}" for i in range(4) for text in GOOD + BAD]
+        numbers = [2.5 + i / 10 if text in GOOD else -1.0 - i / 10
+                   for i in range(4) for text in GOOD + BAD]  # fmt: skip
+        rows[name] = (texts, numbers)
+        datasets.Dataset.from_dict({"text": texts, "label": numbers}).to_parquet(
+            tmp_path / f"{name}.parquet"
+        )
+    (tmp_path / "task.toml").write_text(
+        f'kind = "text"\nlabels = "numbers"\nmetric = "{metric}"\nfreeze = 5\n'
+        f'model = "{MINILM.as_posix()}"\n[splits]\ntrain = "train.parquet"\n'
+        f'held-out = "valid.parquet"\ntest = "test.parquet"\n{SPACE}'
+    )
+    cooked = soup_of(tmp_path)
+    texts, numbers = rows["test"]
+    said = np.array([library(tmp_path / "soup", text)[0] for text in texts])
+    by_hand = {
+        "mse": float(np.mean((said - numbers) ** 2)),
+        "spearman": float(spearmanr(said, numbers).statistic),
+    }
+    assert score(cooked, "test") == pytest.approx(by_hand[metric], rel=1e-4, abs=1e-4)
+    assert by_hand["mse"] < np.var(numbers) / 4
+    shown = ladle("evaluate", "soup", "sweep/run-000", "--task", "task.toml", cwd=tmp_path)
+    assert shown
+    checked = ladle("check", "sweep", "--task", "task.toml", cwd=tmp_path)
+    assert checked["verdict"] == "soupable"

@@ -54,7 +54,7 @@ def linear_probe(task: Trainable, model: nn.Module) -> float:
         )
     with torch.no_grad():
         head.weight.copy_(weight)
-        if head.bias is not None:
+        if bias is not None:
             head.bias.copy_(bias)
     return loss
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -116,3 +118,67 @@ def test_an_image_task_from_toml(tmp_path: Path) -> None:
     assert all(torch.equal(built[name], tensor) for name, tensor in state.items())
     assert not task.trainable("conv1.weight")
     assert task.trainable("fc.weight")
+
+
+def test_columns_of_other_names_and_labels_from_the_data(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"one": ["a", "b"], "two": ["c", "d"], "gold": [1, 0]})
+    names = datasets.ClassLabel(names=["apart", "alike"])
+    dataset = datasets.Dataset.from_pandas(frame).cast_column("gold", names)
+    dataset.to_parquet(tmp_path / "dev.parquet")
+    frame.assign(gold=["alike", "apart"]).to_csv(tmp_path / "test.csv", index=False)
+    (tmp_path / "task.toml").write_text(
+        f'kind = "text"\nmodel = "{MINILM.as_posix()}"\n'
+        'columns = { text = ["one", "two"], label = "gold" }\n'
+        '[splits]\nheld-out = "dev.parquet"\ntest = "test.csv"\n'
+    )
+    task = load_task(tmp_path / "task.toml")
+    assert isinstance(task, TextClassification)
+    assert task.label_names == ("apart", "alike")
+    assert [split.labels.tolist() for split in task.splits.values()] == [[1, 0], [1, 0]]
+    assert task._texts["test"] == (("a", "c"), ("b", "d"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("[splits]", "columns = { text = 'sentence' }\n[splits]", "names no column sentence"),
+        ("[splits]", "columns = { txt = 'text' }\n[splits]", r"columns.txt' \(did you mean 'text'"),
+        ("[splits]", "columns = { text = ['a', 'b', 'c'] }\n[splits]", "a list of two names"),
+        ("[splits]", "columns = { text = [] }\n[splits]", "a list of two names"),
+        ("[splits]", "columns = { label = 1 }\n[splits]", "give the name of text and of label"),
+        ("[splits]", "columns = 'text'\n[splits]", "columns is 'text'; it has to be a table"),
+        ("[splits]", "glue = 'mprc'\n[splits]", r"unknown glue 'mprc' \(did you mean 'mrpc'"),
+        ('labels = ["bad", "good"]', "labels = 'number'", "labels is 'number'"),
+        (
+            'labels = ["bad", "good"]',
+            "labels = 'numbers'",
+            r"train.csv:2 has the label 'good'; reg",
+        ),
+        (
+            'labels = ["bad", "good"]',
+            "labels = 'numbers'\nmetric = 'f1'",
+            "'f1' is of classes, and",
+        ),
+        ('"valid.csv"', '{ path = "valid.csv", split = "dev" }', "is no saved data set"),
+        ('"other.csv"', "{ file = 'other.csv' }", "unknown key 'shifts.other.file'"),
+    ],
+)
+def test_what_is_wrong_about_the_data_is_named(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    test_what_is_wrong_in_a_task_file_is_named(tmp_path, before, after, sentence)
+
+
+@pytest.mark.parametrize("metric", ["", "mae", "spearman"])
+def test_numbers_for_labels_make_a_regression(tmp_path: Path, metric: str) -> None:
+    path = write_task(tmp_path)
+    for file in tmp_path.glob("*.csv"):
+        file.write_text(file.read_text().replace(",good", ",1.5").replace(",bad", ",-1"))
+    line = f"metric = '{metric}'" if metric else ""
+    text = path.read_text().replace('labels = ["bad", "good"]', f"labels = 'numbers'\n{line}")
+    path.write_text(text)
+    task = load_task(path)
+    assert isinstance(task, TextClassification)
+    assert task.label_names is None
+    assert task.metric.name == (metric or "mse")
+    assert task.splits["test"].labels.tolist() == ([1.5] * 4 + [-1.0] * 4) * 2

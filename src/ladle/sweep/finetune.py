@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ladle.errors import BadTask, Diverged
+from ladle.sweep.loss import loss_of
 from ladle.sweep.space import Run
 from ladle.tasks.base import Trainable
 
@@ -60,10 +60,8 @@ def finetune(
             for inputs, labels in task.batches(
                 batch_size=run.batch_size, augmentation=run.augmentation, generator=generator
             ):
-                loss = F.cross_entropy(
-                    task.logits(model, inputs),
-                    labels.to(device),
-                    label_smoothing=run.label_smoothing,
+                loss = loss_of(
+                    task.logits(model, inputs), labels, label_smoothing=run.label_smoothing
                 )
                 value = loss.item()
                 if not math.isfinite(value):

@@ -6,24 +6,31 @@ Fine-tuning from a fitted head distorts the pre-trained features less than from 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle.errors import BadTask, LadleError
+from ladle.sweep.loss import loss_of
 from ladle.tasks.base import Trainable
 
 _BATCH_SIZE = 64
-# Weight of half the squared norm of the head's weight beside the mean cross-entropy.
+# Of half the squared norm of the weight beside the mean cross-entropy.
 _PENALTY = 1e-3
 _MOST_STEPS = 200
+# What ridge regression chooses from, in units of the mean square of a principal component.
+_PENALTIES = tuple(10.0**power for power in range(-8, 5))
 
 
 def linear_probe(task: Trainable, model: nn.Module) -> float:
-    """Fit the head of `model` in place, all else unchanged; the mean cross-entropy reached.
+    """Fit the head of `model` in place, all else unchanged; the mean loss reached.
 
-    The inputs of the head are read once, in eval mode and without augmentation; then L-BFGS in
-    float64 minimises cross-entropy plus a small L2 penalty, a convex problem.
+    The inputs of the head are read once, in eval mode and without augmentation. For classes,
+    L-BFGS in float64 minimises cross-entropy plus a small L2 penalty, a convex problem. For
+    numbers the head is a ridge regression, its penalty chosen by leaving out one example at a
+    time: there are often fewer examples than features, and least squares would fit anything.
 
     Raises:
         BadTask: if the task's head is not a linear layer applied once per example.
@@ -35,6 +42,24 @@ def linear_probe(task: Trainable, model: nn.Module) -> float:
             f"name an nn.Linear"
         )
     features, labels = _features(task, model, head)
+    loss = math.nan
+    if features.isfinite().all():
+        fit = _fit_numbers if labels.is_floating_point() else _fit_classes
+        weight, bias = fit(features, labels, head)
+        loss = float(loss_of(F.linear(features, weight, bias), labels))
+    if not math.isfinite(loss):
+        raise LadleError(
+            f"the linear probe of task {task.name} did not converge; "
+            f"look for huge or non-finite values in its inputs"
+        )
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        if bias is not None:
+            head.bias.copy_(bias)
+    return loss
+
+
+def _fit_classes(features: Tensor, labels: Tensor, head: nn.Linear) -> tuple[Tensor, Tensor | None]:
     weight = head.weight.detach().cpu().double().requires_grad_()
     bias = None if head.bias is None else head.bias.detach().cpu().double().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -45,23 +70,36 @@ def linear_probe(task: Trainable, model: nn.Module) -> float:
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = loss_of(F.linear(features, weight, bias), labels)
         loss = loss + _PENALTY / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(objective)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        loss = float(F.cross_entropy(F.linear(features, weight, bias), labels))
-        if not torch.isfinite(weight).all() or loss != loss:
-            raise LadleError(
-                f"the linear probe of task {task.name} did not converge; "
-                f"look for huge or non-finite values in its inputs"
-            )
-        head.weight.copy_(weight)
-        if bias is not None:
-            head.bias.copy_(bias)
-    return loss
+    return weight.detach(), None if bias is None else bias.detach()
+
+
+def _fit_numbers(features: Tensor, labels: Tensor, head: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    numbers = labels.double()
+    centre = features.mean(0) if head.bias is not None else torch.zeros_like(features[0])
+    middle = numbers.mean() if head.bias is not None else torch.zeros_like(numbers[0])
+    squares, basis = torch.linalg.eigh((features - centre).T @ (features - centre))
+    components = (features - centre) @ basis
+    projected = components.T @ (numbers - middle)
+    # The mean takes its share in every prediction, as it is fitted, too.
+    share = 0.0 if head.bias is None else 1 / len(numbers)
+
+    def left_out(penalty: float) -> float:
+        """The mean squared error of each example by the fit of the others, in closed form."""
+        shrunk = 1 / (squares + penalty)
+        errors = numbers - middle - components @ (projected * shrunk)
+        leverage = share + components.square() @ shrunk
+        return float((errors / (1 - leverage).clamp(min=1e-9)).square().mean())
+
+    unit = float(squares.mean()) or 1.0
+    penalty = min((unit * factor for factor in reversed(_PENALTIES)), key=left_out)
+    weight = (basis @ (projected / (squares + penalty)))[None]
+    return weight, None if head.bias is None else middle - weight @ centre
 
 
 def _features(task: Trainable, model: nn.Module, head: nn.Linear) -> tuple[Tensor, Tensor]:

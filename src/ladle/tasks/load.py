@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +11,12 @@ from typing import Any
 from ladle.errors import BadTask
 from ladle.foreign import is_reference, load_attribute, offered, running
 from ladle.predictions import METRICS, Metric
-from ladle.predictions.metrics import REGRESSION
+from ladle.predictions.metrics import CLASSIFICATION, REGRESSION
 from ladle.tasks.base import Role, Task
+from ladle.tasks.glue import GLUE
+from ladle.tasks.nearest import nearest as _nearest
+from ladle.tasks.saved import is_saved
+from ladle.tasks.sources import Columns, Source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -74,12 +77,17 @@ def _made(reference: str, found: Any) -> Task:
 
 
 _MODES = ("max", "min")
+# What `labels` says in the place of names, where they are numbers: regression.
+_NUMBERS = "numbers"
 _SHARED = {"kind", "name", "model", "metric", "mode", "splits", "shifts", "space", "labels"}
+_DATA = {"text": {"columns", "glue"}, "image": {"columns"}}
 _OWN = {
     "text": {"max_length", "freeze"},
     "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"},
 }
 _TYPES: Mapping[str, tuple[type, str]] = {
+    "glue": (str, "a text"),
+    "columns": (dict, "a table"),
     "name": (str, "a text"),
     "model": (str, "a text"),
     "metric": (str, "a text"),
@@ -105,23 +113,25 @@ def _task_of(path: Path) -> Task:
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in _OWN:
         raise BadTask(f"{path}: kind is {kind!r}; it must be 'text' or 'image'")
-    _check_keys(path, table, _SHARED | _OWN[kind])
+    _check_keys(path, table, _SHARED | _DATA[kind] | _OWN[kind])
     _check_types(path, table)
+    if "glue" in table and table["glue"] not in GLUE:
+        raise BadTask(f"{path}: unknown glue {table['glue']!r}{_nearest(table['glue'], GLUE)}")
     splits = table.get("splits", {})
     _check_keys(path, splits, _SPLITS, "splits.")
     if "model" not in table:
         raise BadTask(f"{path} has no key 'model'; add it")
-    files: dict[str, tuple[Role, Path]] = {}
+    files: dict[str, tuple[Role, Source]] = {}
     for name in _SPLITS:
         if name in splits:
-            files[name] = (name, path.parent / Path(str(splits[name])).expanduser())  # type: ignore[assignment]
+            files[name] = (name, _source(path, f"splits.{name}", splits[name]))  # type: ignore[assignment]
     for name, file in table.get("shifts", {}).items():
         if name in files:
             raise BadTask(f"{path}: the shift {name!r} has the name of a split; rename it")
-        files[name] = ("shift", path.parent / Path(str(file)).expanduser())
+        files[name] = ("shift", _source(path, f"shifts.{name}", file))
     shared = {
         "name": str(table.get("name", path.stem)),
-        "metric": _metric(path, str(table.get("metric", "accuracy")), table.get("mode")),
+        "metric": _metric(path, table),
         "space": table.get("space"),
     }
     own = {key: table[key] for key in _OWN[kind] if key in table}
@@ -132,33 +142,53 @@ def _task_of(path: Path) -> Task:
 def _text_task(
     path: Path,
     table: Mapping[str, Any],
-    files: Mapping[str, tuple[Role, Path]],
+    files: Mapping[str, tuple[Role, Source]],
     arguments: Mapping[str, Any],
 ) -> Task:
     from ladle.tasks.text import TextClassification
-    from ladle.tasks.text_files import read_texts
+    from ladle.tasks.text_files import TEXT_COLUMNS, names_in, read_texts
 
-    labels = table.get("labels")
-    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-        raise BadTask(f"{path}: give the label names in order, as in labels = ['no', 'yes']")
-    splits = {name: (role, *read_texts(file, labels)) for name, (role, file) in files.items()}
+    glue = GLUE[table["glue"]] if "glue" in table else None
+    readings = {}
+    for name, (_, source) in files.items():
+        columns, form = glue.reading(source.path) if glue else (TEXT_COLUMNS, None)
+        readings[name] = (source, _columns(path, table, columns), form)
+    labels = table.get("labels", glue and glue.labels)
+    if labels is None and readings:
+        labels = names_in(*next(iter(readings.values())))
+    if labels is None:
+        raise BadTask(
+            f"{path}: give the label names in order, as in labels = ['no', 'yes'], or labels = "
+            f"'{_NUMBERS}' for regression"
+        )
+    names = None if labels == _NUMBERS else labels
+    splits = {
+        name: (files[name][0], *read_texts(source, names, columns, form))
+        for name, (source, columns, form) in readings.items()
+    }
     folder = path.parent / Path(table["model"]).expanduser()
-    return TextClassification(model=folder, splits=splits, label_names=labels, **arguments)
+    return TextClassification(model=folder, splits=splits, label_names=names, **arguments)
 
 
 def _image_task(
     path: Path,
     table: Mapping[str, Any],
-    files: Mapping[str, tuple[Role, Path]],
+    files: Mapping[str, tuple[Role, Source]],
     arguments: Mapping[str, Any],
 ) -> Task:
-    from ladle.tasks.vision import ImageClassification
+    from ladle.tasks.saved import IMAGE_COLUMNS, read_saved_images
+    from ladle.tasks.vision import ImageClassification, Images
     from ladle.tasks.vision_pictures import read_image_folder
 
     labels = table.get("labels")
+    columns = _columns(path, table, IMAGE_COLUMNS)
     splits = {}
-    for name, (role, folder) in files.items():
-        images, numbers, classes = read_image_folder(folder, labels)
+    images: Images
+    for name, (role, source) in files.items():
+        if is_saved(source.path) or source.split is not None:
+            images, numbers, classes = read_saved_images(source, labels, columns)
+        else:
+            images, numbers, classes = read_image_folder(source.path, labels)
         labels = list(classes) if labels is None else labels
         splits[name] = (role, images, numbers)
     model = str(table["model"])
@@ -197,6 +227,8 @@ def _check_keys(
 
 def _check_types(path: Path, table: Mapping[str, Any]) -> None:
     for key, value in table.items():
+        if (key, value) == ("labels", _NUMBERS) and table["kind"] == "text":
+            continue
         kind, words = _TYPES.get(key, (object, ""))
         # bool is an int to Python, and `true` is no number of layers.
         fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is int)
@@ -206,12 +238,42 @@ def _check_types(path: Path, table: Mapping[str, Any]) -> None:
             raise BadTask(f"{path}: {key} is {value!r}; it has to be {words}")
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(sorted(known))})"
+def _source(path: Path, key: str, value: object) -> Source:
+    """What a split is read from: a path, or { path, split } of several that were saved together."""
+    table = value if isinstance(value, dict) else {"path": value}
+    _check_keys(path, table, ("path", "split"), f"{key}.")
+    file, split = table.get("path"), table.get("split")
+    if not isinstance(file, str) or not isinstance(split, str | None):
+        raise BadTask(
+            f"{path}: {key} is {value!r}; it has to be a path, or {{ path = '...', split = '...' }}"
+        )
+    return Source(path.parent / Path(file).expanduser(), split)
 
 
-def _metric(path: Path, name: str, mode: object) -> Metric:
+def _columns(path: Path, table: Mapping[str, Any], own: Columns) -> Columns:
+    """Columns by their own names, unless the table gives others."""
+    kind, most = table["kind"], 2 if table["kind"] == "text" else 1
+    given = table.get("columns", {})
+    _check_keys(path, given, (kind, "label"), "columns.")
+    inputs = given.get(kind, list(own.inputs))
+    names = [inputs] if isinstance(inputs, str) else inputs
+    label = given.get("label", own.label)
+    fits = isinstance(names, list) and 1 <= len(names) <= most and isinstance(label, str)
+    if not fits or not all(isinstance(name, str) for name in names):
+        raise BadTask(
+            f"{path}: columns is {given!r}; give the name of {kind} and of label"
+            + (", or a list of two names for pairs of texts" if most == 2 else "")
+        )
+    return Columns(tuple(names), label)
+
+
+def _metric(path: Path, table: Mapping[str, Any]) -> Metric:
+    regression = table.get("labels") == _NUMBERS
+    if "glue" in table and not regression:
+        usual = GLUE[table["glue"]].metric.name
+    else:
+        usual = "mse" if regression else "accuracy"
+    name, mode = table.get("metric", usual), table.get("mode")
     if is_reference(name):
         file, _, function = name.rpartition(":")
         score = load_attribute(f"{path.parent / file}:{function}")
@@ -226,8 +288,12 @@ def _metric(path: Path, name: str, mode: object) -> Metric:
     if name not in METRICS:
         raise BadTask(f"{path}: unknown metric {name!r}{_nearest(name, METRICS)}")
     metric = METRICS[name]
-    if metric in REGRESSION:
-        raise BadTask(f"{path}: metric {name!r} is of numbers, and this task has classes")
+    if metric in (CLASSIFICATION if regression else REGRESSION):
+        of, has = ("classes", "numbers") if regression else ("numbers", "classes")
+        fitting = ", ".join(one.name for one in (REGRESSION if regression else CLASSIFICATION))
+        raise BadTask(
+            f"{path}: metric {name!r} is of {of}, and this task has {has}; choose from {fitting}"
+        )
     if mode not in (None, _MODES[not metric.higher_is_better]):
         raise BadTask(
             f"{path}: mode is {mode!r}, but {name} has a direction of its own; leave it out"

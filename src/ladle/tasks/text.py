@@ -1,25 +1,26 @@
-"""Text classification with any encoder that transformers can load from a folder."""
+"""Classes or numbers for texts, with any encoder that transformers can load from a folder."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.predictions import Array, Metric, accuracy
+from ladle.predictions.metrics import mse
 from ladle.tasks.base import Advance, Role, Split, no_progress
-from ladle.tasks.text_files import read_texts
+from ladle.tasks.text_files import Text, read_texts
+from ladle.tasks.text_splits import Texts, as_split, check_splits
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
 from ladle.tasks.text_trunk import Cut
 
@@ -41,18 +42,16 @@ _TOKENIZER = (
 )
 # One head, and one start for parts that the pre-trained file lacks, in every process.
 _INITIAL_SEED = 0
-
-
-class Texts(NamedTuple):
-    """Labelled texts and what they may be used for; labels count from 0."""
-
-    role: Role
-    texts: Sequence[str]
-    labels: Sequence[int]
+# Tokens: a word, or two, and what tokenizers put around and between.
+_SHORTEST, _SHORTEST_PAIR = 3, 6
 
 
 class TextClassification:
     """A `Trainable` task: one label per text, from a model folder of the transformers library.
+
+    All texts are strings, or all are pairs of strings, which the model sees together, told apart
+    by token types where it knows such. With `label_names` None the labels are numbers and the
+    head gives one: regression, which transformers, too, calls sequence classification.
 
     `model` is a folder with config.json, a tokenizer and pre-trained weights; nothing is ever
     downloaded, and code in the folder is never run. A folder without a classification head is
@@ -74,38 +73,38 @@ class TextClassification:
         self,
         name: str,
         model: str | Path,
-        splits: Mapping[str, tuple[Role, Sequence[str], Sequence[int]]],
+        splits: Mapping[str, tuple[Role, Sequence[Text], Sequence[float]]],
         *,
-        label_names: Sequence[str],
-        metric: Metric = accuracy,
+        label_names: Sequence[str] | None,
+        metric: Metric | None = None,
         max_length: int = 128,
         freeze: int = 0,
         space: Mapping[str, object] | None = None,
     ) -> None:
         self.name = name
-        self.metric = metric
+        self.metric = metric or (mse if label_names is None else accuracy)
         self.max_length = max_length
         self.freeze = freeze
-        self.label_names = tuple(label_names)
+        self.label_names = None if label_names is None else tuple(label_names)
         self.space = space
         self._folder = Path(model)
         if not (self._folder / "config.json").is_file():
             raise BadTask(f"{model} holds no config.json; give the folder of a transformers model")
-        if len(self.label_names) < 2 or len(set(self.label_names)) < len(self.label_names):
+        if label_names is not None and not 1 < len(label_names) == len(set(label_names)):
             raise BadTask(f"task {name} needs at least two different label names")
-        if max_length < 3 or freeze < 0:
+        examples = {key: Texts(*value) for key, value in splits.items()}
+        check_splits(name, examples, None if label_names is None else len(label_names))
+        self._texts = {key: tuple(value.texts) for key, value in examples.items()}
+        self._paired = not all(isinstance(text, str) for text in next(iter(self._texts.values())))
+        shortest = _SHORTEST_PAIR if self._paired else _SHORTEST
+        if max_length < shortest or freeze < 0:
             raise BadTask(
                 f"max_length = {max_length} and freeze = {freeze} cannot be used in task {name}; "
-                f"max_length starts at 3 tokens, freeze at 0 layers"
+                f"max_length starts at {shortest} tokens, freeze at 0 layers"
             )
-        examples = {key: Texts(*value) for key, value in splits.items()}
-        _check_splits(name, examples, len(self.label_names))
-        self._texts = {key: tuple(value.texts) for key, value in examples.items()}
         self.splits: Mapping[str, Split] = {
-            key: Split(
-                key, role, np.array(labels, np.int64), _digest_of(texts, labels), _contents(texts)
-            )
-            for key, (role, texts, labels) in examples.items()
+            key: as_split(key, value, regression=label_names is None)
+            for key, value in examples.items()
         }
         # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H).
         self._tokens: dict[str, PackedTokens] = {}
@@ -115,7 +114,7 @@ class TextClassification:
     def digest(self) -> str:
         """sha256 over model, tokenizer and the settings that logits depend on."""
         total = hashlib.sha256()
-        settings = [1, self.max_length, self.freeze, self.label_names]
+        settings = [2, self.max_length, self.freeze, self.label_names]
         total.update(json.dumps(settings).encode())
         weights = next(filter(None, (sorted(self._folder.glob(p)) for p in _WEIGHTS)), [])
         tokenizer = sorted({file for p in _TOKENIZER for file in self._folder.glob(p)})
@@ -127,7 +126,7 @@ class TextClassification:
     @cached_property
     def head(self) -> str:
         """Module path of the final linear layer."""
-        return _head_of(self._base, len(self.label_names))
+        return _head_of(self._base, self._outputs)
 
     def build(self, *, dropout: float | None = None) -> nn.Module:
         """The pre-trained model with a head of zeros, in eval mode, float32, on the CPU.
@@ -157,10 +156,13 @@ class TextClassification:
         batch_size: int,
         advance: Advance = no_progress,
     ) -> Array:
-        """Logits (N, C) of `model`, which is put in eval mode, in the order of the split."""
+        """Logits (N, C) of `model`, which is put in eval mode, in the order of the split.
+
+        For regression, C is 1 and these are the numbers.
+        """
         tokens = self._tokens_of(split)
         states = self._states_of(split) if self._has_our_trunk(model) else None
-        logits = torch.empty(len(tokens), len(self.label_names))
+        logits = torch.empty(len(tokens), self._outputs)
         model.eval()
         with torch.inference_mode():
             for batch in tokens.by_length(batch_size):
@@ -172,7 +174,7 @@ class TextClassification:
     def batches(
         self, *, batch_size: int, augmentation: float, generator: torch.Generator
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """One epoch of the training split; augmentation drops up to 30 % of the tokens.
+        """One epoch of the training split; augmentation drops up to 30 % of the words' tokens.
 
         Texts of like length share a batch. With frozen layers, the inputs are what these say, so
         they suit only models whose frozen tensors are the folder's, as those of `build` are.
@@ -186,7 +188,7 @@ class TextClassification:
         for batch in tokens.shuffled(batch_size, generator):
             rows = [tokens.rows(i) for i in batch.tolist()]
             if augmentation:
-                rows = [without_some(those, augmentation, generator) for those in rows]
+                rows = [without_some(x, augmentation, generator, tokens.special) for x in rows]
             yield self._inputs(tokens, states, rows), labels[batch]
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -213,21 +215,24 @@ class TextClassification:
         if states is not None:
             return {"inputs_embeds": states[index], "attention_mask": mask}
         ids = tokens.ids[index].where(mask.bool(), self._tokenizer.pad_token_id)
-        return {"input_ids": ids, "attention_mask": mask}
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if tokens.types is not None:
+            inputs["token_type_ids"] = tokens.types[index] * mask
+        return inputs
 
     @cached_property
     def _cut(self) -> Cut | None:
         if not self.freeze:
             return None
-        tokens = PackedTokens.of(self._tokenizer(["a", "two or three words"])["input_ids"])
+        some = [("a", "b and c"), ("two or three words", "d")]
+        tokens = self._packed(some if self._paired else [first for first, _ in some])
         inputs = self._inputs(tokens, None, [tokens.rows(0), tokens.rows(1)])
-        cut = Cut.of(self._base, self.freeze)
-        return cut.tried(self._base, self.head, inputs["input_ids"], inputs["attention_mask"])
+        return Cut.of(self._base, self.freeze).tried(self._base, self.head, inputs)
 
     @cached_property
     def _base(self) -> Any:
         model = _classifier(self._folder, self._config)
-        head = model.get_submodule(_head_of(model, len(self.label_names)))
+        head = model.get_submodule(_head_of(model, self._outputs))
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
         return model
@@ -239,10 +244,18 @@ class TextClassification:
             config = _transformers().AutoConfig.from_pretrained(
                 self._folder, local_files_only=True, trust_remote_code=False
             )
-        config.id2label = dict(enumerate(self.label_names))
-        config.label2id = {name: number for number, name in enumerate(self.label_names)}
-        config.problem_type = "single_label_classification"
+        if self.label_names is None:
+            config.num_labels = 1
+            config.problem_type = "regression"
+        else:
+            config.id2label = dict(enumerate(self.label_names))
+            config.label2id = {name: number for number, name in enumerate(self.label_names)}
+            config.problem_type = "single_label_classification"
         return config
+
+    @property
+    def _outputs(self) -> int:
+        return 1 if self.label_names is None else len(self.label_names)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -263,11 +276,29 @@ class TextClassification:
                 raise BadInput(
                     f"task {self.name} has no split {split!r}; it has {', '.join(self._texts)}"
                 )
-            ids = self._tokenizer(
-                list(self._texts[split]), truncation=True, max_length=self.max_length
-            )["input_ids"]
-            self._tokens[split] = PackedTokens.of(ids)
+            self._tokens[split] = self._packed(self._texts[split])
         return self._tokens[split]
+
+    def _packed(self, texts: Sequence[Text]) -> PackedTokens:
+        columns = [list(texts)]
+        if self._paired:
+            columns = [[pair[side] for pair in texts] for side in (0, 1)]
+        # Of a pair that is too long, the longer text loses tokens until both fit.
+        found = self._tokenizer(
+            *columns,
+            truncation=True,
+            max_length=self.max_length,
+            return_special_tokens_mask=True,
+        )
+        types = found.get("token_type_ids") if self._knows_types else None
+        return PackedTokens.of(found["input_ids"], found["special_tokens_mask"], types)
+
+    @cached_property
+    def _knows_types(self) -> bool:
+        """Whether the model can be told of which text of a pair a token is."""
+        # A tokenizer may offer types to a model that has none, as BERT's does beside DistilBERT.
+        accepted = inspect.signature(self._base.forward).parameters
+        return "token_type_ids" in accepted and getattr(self._config, "type_vocab_size", 2) > 1
 
     @torch.no_grad()
     def _states_of(self, split: str) -> Tensor | None:
@@ -318,45 +349,6 @@ def _head_of(model: Any, labels: int) -> str:
             f"a {type(model).__name__} does not end in a linear layer; use another architecture"
         )
     return paths[-1]
-
-
-def _check_splits(name: str, splits: Mapping[str, Texts], labels: int) -> None:
-    for key, split in splits.items():
-        where = f"split {key!r} of task {name}"
-        if split.role not in get_args(Role):
-            raise BadTask(
-                f"{where} has the role {split.role!r}; the roles are {', '.join(get_args(Role))}"
-            )
-        if not split.texts:
-            raise BadTask(f"{where} is empty; give it examples or leave it out")
-        if len(split.texts) != len(split.labels):
-            raise BadTask(
-                f"{where} has {len(split.texts)} texts and {len(split.labels)} labels; "
-                f"give one label per text"
-            )
-        wrong = next((i for i, label in enumerate(split.labels) if not 0 <= label < labels), None)
-        if wrong is not None:
-            raise BadTask(
-                f"{where} has the label {split.labels[wrong]} at example {wrong}; labels go from "
-                f"0 to {labels - 1}, one per label name"
-            )
-    roles = [split.role for split in splits.values()]
-    for role, least in (("held-out", 1), ("train", 0), ("test", 0)):
-        if not least <= roles.count(role) <= 1:  # type: ignore[arg-type]
-            raise BadTask(
-                f"task {name} has {roles.count(role)} splits with the role {role}; "  # type: ignore[arg-type]
-                f"give {'exactly' if least else 'at most'} one"
-            )
-
-
-def _digest_of(texts: Sequence[str], labels: Sequence[int]) -> str:
-    content = json.dumps([list(texts), [int(label) for label in labels]])
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _contents(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    each = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8] for text in texts)
-    return np.frombuffer(b"".join(each), "<u8").astype(np.uint64)
 
 
 def _file_digest(file: Any) -> str:

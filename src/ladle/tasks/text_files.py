@@ -1,96 +1,66 @@
-"""Labelled texts from the files people have: .csv, .tsv and .jsonl."""
+"""Labelled texts, or pairs of texts, from the files and saved data sets that people have."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ladle.errors import BadInput
+from ladle.errors import BadTask
+from ladle.tasks.labels import class_number, real_number
+from ladle.tasks.sources import Columns, Source
+from ladle.tasks.tables import Form, read_table
 
-COLUMNS = ("text", "label")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+Text = str | tuple[str, str]
+"""What a model is shown: one text, or two of which it says something together."""
 
 
-def read_texts(path: str | Path, label_names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The texts and labels of a file with the columns (or JSON keys) `text` and `label`.
+TEXT_COLUMNS = Columns(("text",))
 
-    The ending of the name decides the format; the first line of a .csv or .tsv file names its
-    columns, others than these two are ignored. A label is one of `label_names`, or its number
-    counted from 0; where a name looks like a number, the name counts.
+
+def read_texts(
+    source: str | Path | Source,
+    label_names: Sequence[str] | None,
+    columns: Columns = TEXT_COLUMNS,
+    form: Form | None = None,
+) -> tuple[list[Text], list[int] | list[float]]:
+    """The texts and labels of a file or saved data set.
+
+    The first line of a .csv or .tsv file names its columns, others than `columns` are ignored;
+    `form` is how a file is written whose ending does not say it. A label is one of
+    `label_names`, or its number counted from 0; where a name looks like a number, the name
+    counts. A ClassLabel column has names of its own for its numbers, and these are looked up.
+    With `label_names` None, labels are numbers for regression.
 
     Raises:
-        BadInput: with file and line, for anything that is not as described.
+        BadTask: with file and line or row, for anything that is not as described.
+        MissingExtra: without the library that reads the format.
     """
-    path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in (*_DELIMITERS, ".jsonl"):
-        raise BadInput(f"{path} is not a .csv, .tsv or .jsonl file; convert it to one of these")
-    numbers = {name: number for number, name in enumerate(label_names)}
-    texts: list[str] = []
-    labels: list[int] = []
-    rows = _json_lines(path) if ending == ".jsonl" else _table(path, _DELIMITERS[ending])
-    try:
-        for line, row in rows:
-            text, label = (row.get(column) for column in COLUMNS)
-            if not isinstance(text, str) or not text.strip():
-                raise BadInput(f"{path}:{line} has no text; fill the column or delete the line")
-            number = numbers.get(str(label), _as_number(label))
-            if number is None or not 0 <= number < len(label_names):
-                raise BadInput(
-                    f"{path}:{line} has the label {label!r}; write one of {', '.join(label_names)}"
-                    f" or a number from 0 to {len(label_names) - 1}"
-                )
-            texts.append(text)
-            labels.append(number)
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8; convert it, for example with iconv") from None
+    source = source if isinstance(source, Source) else Source(Path(source))
+    table = read_table(source, columns, form)
+    own = table.names.get(columns.label)
+    texts: list[Text] = []
+    classes: list[int] = []
+    numbers: list[float] = []
+    for place, row in table.rows:
+        given = [_text(row[column], column, place) for column in columns.inputs]
+        texts.append(given[0] if len(given) == 1 else (given[0], given[1]))
+        if label_names is None:
+            numbers.append(real_number(row[columns.label], place))
+        else:
+            classes.append(class_number(row[columns.label], label_names, place, own))
     if not texts:
-        raise BadInput(f"{path} holds no examples; add lines with a text and a label")
-    return texts, labels
+        raise BadTask(f"{source} holds no examples; add some with a text and a label")
+    return texts, numbers if label_names is None else classes
 
 
-def _as_number(label: object) -> int | None:
-    if isinstance(label, bool) or not isinstance(label, int | str):
-        return None
-    try:
-        return int(label)
-    except ValueError:
-        return None
+def names_in(
+    source: Source, columns: Columns = TEXT_COLUMNS, form: Form | None = None
+) -> tuple[str, ...] | None:
+    """What the source itself calls the numbers of its labels, if it does."""
+    return read_table(source, columns, form).names.get(columns.label)
 
 
-def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise BadInput(
-                f"{path}:1 names no column {' and no column '.join(missing)}; "
-                f"the first line must hold {delimiter.join(COLUMNS)!r}"
-            )
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise BadInput(
-                f"{path}:{reader.line_num} is not valid {path.suffix}: {error}"
-            ) from error
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line, content in enumerate(file, start=1):
-            if not content.strip():
-                continue
-            try:
-                row = json.loads(content)
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}:{line} is not JSON: {error.msg}") from error
-            if not isinstance(row, dict):
-                raise BadInput(f"{path}:{line} is not a JSON object with the keys text and label")
-            yield line, row
+def _text(value: object, column: str, place: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise BadTask(f"{place} has no text in {column!r}; fill it in or delete the example")
+    return value

@@ -16,18 +16,32 @@ _GROUP = 16
 
 @dataclass(frozen=True, eq=False)
 class PackedTokens:
-    """The tokens of N texts.
+    """The tokens of N texts, or pairs of texts.
 
     `ids` is (T,) int64; `starts` is (N + 1,) int64: text i is ids[starts[i]:starts[i + 1]].
+    `special` is (T,) bool: what the tokenizer put around and between the texts. `types` is (T,)
+    int64, which text of a pair a token is of, or None where the model is not told.
     """
 
     ids: Tensor
     starts: Tensor
+    special: Tensor
+    types: Tensor | None = None
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]]) -> PackedTokens:
-        lengths = torch.tensor([0, *map(len, texts)])
-        return cls(torch.tensor([token for ids in texts for token in ids]), lengths.cumsum(0))
+    def of(
+        cls,
+        texts: Sequence[Sequence[int]],
+        special: Sequence[Sequence[int]] | None = None,
+        types: Sequence[Sequence[int]] | None = None,
+    ) -> PackedTokens:
+        ids = _packed(texts)
+        return cls(
+            ids,
+            torch.tensor([0, *map(len, texts)]).cumsum(0),
+            torch.zeros(len(ids), dtype=torch.bool) if special is None else _packed(special).bool(),
+            None if types is None else _packed(types),
+        )
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -58,11 +72,22 @@ class PackedTokens:
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def without_some(rows: Tensor, augmentation: float, generator: torch.Generator) -> Tensor:
-    """The rows of one text, some at random left out; never the first and the last."""
+def without_some(
+    rows: Tensor, augmentation: float, generator: torch.Generator, special: Tensor | None = None
+) -> Tensor:
+    """The rows of one text, some at random left out; never the first and the last.
+
+    Nor those that are `special`, (T,) bool: without what separates them, two texts are one.
+    """
     keep = torch.rand(len(rows), generator=generator) >= _STRONGEST_DROP * augmentation
     keep[0] = keep[-1] = True
+    if special is not None:
+        keep |= special[rows]
     return rows[keep]
+
+
+def _packed(texts: Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor([number for text in texts for number in text], dtype=torch.int64)
 
 
 def pad(rows: Sequence[Tensor], *, left: bool) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ and no feed-forward, which is five sixths of that layer's work: the upper part l
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,8 +90,11 @@ class Cut:
         return whole
 
     @torch.no_grad()
-    def tried(self, model: nn.Module, head: str, ids: Tensor, mask: Tensor) -> Cut:
+    def tried(self, model: nn.Module, head: str, inputs: Mapping[str, Tensor]) -> Cut:
         """This cut after a try on some texts, with `first_token` if that gives the same.
+
+        `inputs` are what the whole model is called with: `input_ids`, `attention_mask` and,
+        where it wants them, `token_type_ids`.
 
         Raises:
             BadTask: if lower and upper part, one after the other, are not the model.
@@ -100,16 +104,16 @@ class Cut:
         generator = torch.Generator().manual_seed(0)
         some = {f"{head}.weight": torch.randn(weight.shape, generator=generator) / 8}
 
-        def logits(part: nn.Module, **inputs: Tensor) -> Tensor:
-            inputs["attention_mask"] = mask
-            output: Any = torch.func.functional_call(part, some, kwargs=inputs)
+        def logits(part: nn.Module, **given: Tensor) -> Tensor:
+            output: Any = torch.func.functional_call(part, some, kwargs=given)
             return output.logits  # type: ignore[no-any-return]
 
-        whole = logits(model, input_ids=ids)
+        whole = logits(model, **inputs)
+        mask = inputs["attention_mask"]
         for cut in (replace(self, first_token=True), replace(self, first_token=False)):
             try:
-                states = self.lower(model)(input_ids=ids, attention_mask=mask).last_hidden_state
-                ours = logits(cut.upper(model), inputs_embeds=states)
+                states = self.lower(model)(**inputs).last_hidden_state
+                ours = logits(cut.upper(model), inputs_embeds=states, attention_mask=mask)
             except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
                 continue  # an architecture that cannot be taken apart like this
             if ours.shape == whole.shape and torch.allclose(ours, whole, atol=1e-4):

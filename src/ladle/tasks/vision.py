@@ -22,6 +22,7 @@ from ladle.predictions import Array, Metric, accuracy
 from ladle.tasks.base import Advance, Role, Split, no_progress
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
+    Encoded,
     Images,
     Pictures,
     Preprocessing,
@@ -287,7 +288,9 @@ def _check_splits(task: str, splits: Mapping[str, Examples], classes: int) -> No
         if len(images) == 0:
             raise BadTask(f"split {name} of task {task} is empty; give it images or leave it out")
         if not isinstance(images, np.ndarray):
-            if not all(isinstance(image, str | Path) for image in images):
+            if not isinstance(images, Encoded) and not all(
+                isinstance(image, str | Path) for image in images
+            ):
                 raise BadTask(
                     f"images of split {name} are neither one array nor paths; give uint8 (N, H, W) "
                     "or (N, H, W, C), or a list of image files"

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,24 @@ from torch import Tensor
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.predictions import Labels
 
-Images = npt.NDArray[np.uint8] | Sequence[str | Path]
-"""uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels, or paths of image files."""
+
+@runtime_checkable
+class Encoded(Protocol):
+    """Images as the bytes of image files, wherever these lie."""
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> BinaryIO:
+        """The bytes of one image; OSError where they cannot be had."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call the image in an error."""
+        ...
+
+
+Images = npt.NDArray[np.uint8] | Sequence[str | Path] | Encoded
+"""uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels, paths of image files, or `Encoded`."""
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -123,7 +139,8 @@ class Pictures:
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
             resized = self.resize(pixels).expand(-1, 3, -1, -1)
         else:
-            read = (torch.from_numpy(_read_image(self.images[index])) for index in indices)
+            files = _encoded(self.images)
+            read = (torch.from_numpy(_read_image(files, index)) for index in indices)
             resized = torch.stack([self.resize(pixels.permute(2, 0, 1)) for pixels in read])
         if self.augmentation == 0:
             return resized
@@ -154,8 +171,9 @@ def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np
         total.update(images.tobytes())
         each = [hashlib.sha256(image.tobytes()).digest() for image in images]
     else:
-        for path in images:
-            each.append(digest_of_file(path))
+        files = _encoded(images)
+        for index in range(len(files)):
+            each.append(_digest(files, index))
             total.update(each[-1])
     total.update(labels.astype("<i8").tobytes())
     contents = np.frombuffer(b"".join(one[:8] for one in each), "<u8")
@@ -164,13 +182,19 @@ def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np
 
 def digest_of_file(path: str | Path) -> bytes:
     """Sha256 of a file, read in blocks."""
+    return _digest(_Files([path]), 0)
+
+
+def _digest(files: Encoded, index: int) -> bytes:
     total = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
+        with files.open(index) as file:
             while block := file.read(1 << 20):
                 total.update(block)
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); check the path") from error
+        raise BadInput(
+            f"{files.name(index)} cannot be read ({error.strerror}); check the path"
+        ) from error
     return total.digest()
 
 
@@ -185,17 +209,39 @@ def imported(module: str, package: str | None = None) -> Any:
         raise MissingExtra(package or top, "vision") from error
 
 
-def _read_image(path: str | Path) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class _Files:
+    """Files on disk: `Encoded`."""
+
+    paths: Sequence[str | Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, index: int) -> BinaryIO:
+        return Path(self.paths[index]).open("rb")
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+def _encoded(images: Sequence[str | Path] | Encoded) -> Encoded:
+    return images if isinstance(images, Encoded) else _Files(images)
+
+
+def _read_image(files: Encoded, index: int) -> npt.NDArray[np.uint8]:
     """Pixels (H, W, 3)."""
     picture = imported("PIL.Image", "pillow")
     try:
-        with picture.open(path) as image:
+        with files.open(index) as file, picture.open(file) as image:
             return np.array(image.convert("RGB"))
     except FileNotFoundError as error:
-        raise BadInput(f"image {path} does not exist; list the images again") from error
+        raise BadInput(
+            f"image {files.name(index)} does not exist; list the images again"
+        ) from error
     # PIL's decoders report damage with any of these.
     except (OSError, SyntaxError, ValueError, picture.DecompressionBombError) as error:
-        raise BadInput(f"image {path} cannot be read; repair or remove it") from error
+        raise BadInput(f"image {files.name(index)} cannot be read; repair or remove it") from error
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from ladle.errors import BadInput
     metavar="FILE",
     help="Keep predictions in this file, and use those that it has.",
 )
+@options.skip_corrupt
 @options.base
 @options.seed
 @options.device
@@ -45,6 +46,7 @@ def command(
     with_greedy_ensemble: bool,
     versus: str | None,
     store: Path | None,
+    skip_corrupt: bool,
     base: str | Path | None,
     seed: int,
     device: str,
@@ -62,13 +64,13 @@ def command(
         Evaluator,
         Store,
         best_by_held_out,
+        caveats_of,
         chosen_by,
         contestant,
         ensemble_of,
         find_device,
         greedy_ensemble_of,
         judge,
-        shared_examples,
     )
     from ladle.soup import Ingredient, Pool, uniform_soup, with_base
     from ladle.tasks import load_task
@@ -80,7 +82,7 @@ def command(
     names = [one.name for one in pool]
     if versus is not None and versus not in names:
         raise BadInput(f"--versus {versus!r} is none of the models: {', '.join(names)}")
-    found = load_task(task)
+    found = load_task(task, skip_corrupt=skip_corrupt)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:
         raise BadInput(f"--split {unknown[0]!r}: task {found.name} has {', '.join(found.splits)}")
@@ -89,7 +91,7 @@ def command(
         for split in found.splits.values()
         if (split.name in splits if splits else split.role != "train")
     ]
-    caveats = [*shared_examples(found), *chosen_by(pool, chosen)]
+    caveats = [*caveats_of(found), *chosen_by(pool, chosen)]
     screen.remark_all(caveats)
     kept = Store(store) if store else None
     evaluator = Evaluator(

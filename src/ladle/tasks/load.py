@@ -7,13 +7,17 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ladle.errors import BadTask
 from ladle.foreign import is_reference, load_attribute, offered, running
 from ladle.predictions import METRICS, Metric
 from ladle.predictions.metrics import REGRESSION
 from ladle.tasks.base import Role, Task
+from ladle.tasks.held_out import cut_out, read_rule
+
+if TYPE_CHECKING:
+    from ladle.tasks.vision import Examples
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,21 +40,28 @@ def _demo_vision() -> Task:
 BUILT_IN: Mapping[str, Callable[[], Task]] = {"demo-text": _demo_text, "demo-vision": _demo_vision}
 
 
-def load_task(reference: str | Path) -> Task:
+def load_task(reference: str | Path, *, skip_corrupt: bool = False) -> Task:
     """The task of this name, of this TOML file, or this object (or function) of a Python file.
+
+    `skip_corrupt` leaves out images that cannot be read, as the key of that name in a file does;
+    the task's `remarks` say which.
 
     Raises:
         BadTask: there is none, or it is described wrongly.
         MissingExtra: it needs a library that is not installed.
     """
     text = str(reference)
+    if skip_corrupt and not text.endswith(".toml"):
+        raise BadTask(
+            f"--skip-corrupt is for tasks of images in a .toml file; {text} reads its own data"
+        )
     if text in BUILT_IN:
         return BUILT_IN[text]()
     if is_reference(text):
         return _made(text, load_attribute(text))
     path = Path(text).expanduser()
     if path.suffix == ".toml":
-        return _task_of(path)
+        return _task_of(path, {"skip_corrupt": True} if skip_corrupt else {})
     others = offered("ladle.tasks")
     if text in others:
         return _made(text, others[text].load())
@@ -75,10 +86,18 @@ def _made(reference: str, found: Any) -> Task:
 
 _MODES = ("max", "min")
 _SHARED = {"kind", "name", "model", "metric", "mode", "splits", "shifts", "space", "labels"}
-_OWN = {
-    "text": {"max_length", "freeze"},
-    "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"},
+_OF_IMAGES = {
+    "weights",
+    "image_size",
+    "crop",
+    "frozen",
+    "final_layer",
+    "workers",
+    "skip_corrupt",
 }
+_OWN = {"text": {"max_length", "freeze"}, "image": _OF_IMAGES, "imagenet": _OF_IMAGES}
+_OF_A_SPLIT: Mapping[str, set[str]] = {"imagenet": {"set", "crop_border"}}
+"""What may stand beside `path` where a split or shift is a table, by kind."""
 _TYPES: Mapping[str, tuple[type, str]] = {
     "name": (str, "a text"),
     "model": (str, "a text"),
@@ -92,6 +111,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "freeze": (int, "a whole number"),
     "image_size": (int, "a whole number"),
     "workers": (int, "a whole number"),
+    "skip_corrupt": (bool, "true or false"),
     "crop": (float, "a number with a point"),
     "splits": (dict, "a table"),
     "shifts": (dict, "a table"),
@@ -100,11 +120,14 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 _SPLITS = ("train", "held-out", "test")
 
 
-def _task_of(path: Path) -> Task:
+def _task_of(path: Path, flags: Mapping[str, Any]) -> Task:
     table = _read(path)
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in _OWN:
-        raise BadTask(f"{path}: kind is {kind!r}; it must be 'text' or 'image'")
+        raise BadTask(f"{path}: kind is {kind!r}; it must be {' or '.join(map(repr, _OWN))}")
+    if "skip_corrupt" in flags and "skip_corrupt" not in _OWN[kind]:
+        raise BadTask(f"{path} is a task of kind {kind!r}; --skip-corrupt is for images")
+    table |= flags
     _check_keys(path, table, _SHARED | _OWN[kind])
     _check_types(path, table)
     splits = table.get("splits", {})
@@ -112,21 +135,31 @@ def _task_of(path: Path) -> Task:
     if "model" not in table:
         raise BadTask(f"{path} has no key 'model'; add it")
     files: dict[str, tuple[Role, Path]] = {}
+    rule = read_rule(path, splits)
     for name in _SPLITS:
-        if name in splits:
-            files[name] = (name, path.parent / Path(str(splits[name])).expanduser())  # type: ignore[assignment]
+        if name in splits and not (rule and name == "held-out"):
+            files[name] = (name, _place(path, kind, f"splits.{name}", splits[name]))  # type: ignore[assignment]
     for name, file in table.get("shifts", {}).items():
         if name in files:
             raise BadTask(f"{path}: the shift {name!r} has the name of a split; rename it")
-        files[name] = ("shift", path.parent / Path(str(file)).expanduser())
+        files[name] = ("shift", _place(path, kind, f"shifts.{name}", file))
     shared = {
         "name": str(table.get("name", path.stem)),
         "metric": _metric(path, str(table.get("metric", "accuracy")), table.get("mode")),
         "space": table.get("space"),
     }
     own = {key: table[key] for key in _OWN[kind] if key in table}
-    make = _text_task if kind == "text" else _image_task
-    return make(path, table, files, {**shared, **own})
+    return _MAKERS[kind](path, table, files, {**shared, **own})
+
+
+def _place(path: Path, kind: str, key: str, given: object) -> Path:
+    """Where a split or shift is, relative to the task file, from a path or a table with one."""
+    if isinstance(given, Mapping):
+        _check_keys(path, given, {"path", *_OF_A_SPLIT.get(kind, ())}, f"{key}.")
+        given = given.get("path")
+    if not isinstance(given, str):
+        raise BadTask(f"{path}: {key} has no path; write it as in {key} = 'PATH'")
+    return path.parent / Path(given).expanduser()
 
 
 def _text_task(
@@ -135,13 +168,17 @@ def _text_task(
     files: Mapping[str, tuple[Role, Path]],
     arguments: Mapping[str, Any],
 ) -> Task:
-    from ladle.tasks.text import TextClassification
+    from ladle.tasks.text import TextClassification, Texts
     from ladle.tasks.text_files import read_texts
 
     labels = table.get("labels")
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
         raise BadTask(f"{path}: give the label names in order, as in labels = ['no', 'yes']")
-    splits = {name: (role, *read_texts(file, labels)) for name, (role, file) in files.items()}
+    splits = {name: Texts(role, *read_texts(file, labels)) for name, (role, file) in files.items()}
+    if rule := read_rule(path, table.get("splits", {})):
+        # Texts have no names; in their file each has a number.
+        numbers = [str(number) for number in range(len(splits["train"].texts))]
+        splits = cut_out(splits, rule, numbers, labels)
     folder = path.parent / Path(table["model"]).expanduser()
     return TextClassification(model=folder, splits=splits, label_names=labels, **arguments)
 
@@ -152,7 +189,7 @@ def _image_task(
     files: Mapping[str, tuple[Role, Path]],
     arguments: Mapping[str, Any],
 ) -> Task:
-    from ladle.tasks.vision import ImageClassification
+    from ladle.tasks.vision import Examples
     from ladle.tasks.vision_pictures import read_image_folder
 
     labels = table.get("labels")
@@ -160,7 +197,42 @@ def _image_task(
     for name, (role, folder) in files.items():
         images, numbers, classes = read_image_folder(folder, labels)
         labels = list(classes) if labels is None else labels
-        splits[name] = (role, images, numbers)
+        splits[name] = Examples(role, images, numbers)
+    return _task_of_images(path, table, files, splits, {**arguments, "label_names": labels or ()})
+
+
+def _imagenet_task(
+    path: Path,
+    table: Mapping[str, Any],
+    files: Mapping[str, tuple[Role, Path]],
+    arguments: Mapping[str, Any],
+) -> Task:
+    from ladle.tasks.imagenet import Wanted, read_examples, synsets
+
+    if "labels" in table:
+        raise BadTask(f"{path}: the labels of kind 'imagenet' are ImageNet's own; leave them out")
+    given = {**table.get("splits", {}), **table.get("shifts", {})}
+    wanted = {
+        name: Wanted.read(path, name, role, folder, given[name])
+        for name, (role, folder) in files.items()
+    }
+    splits = {name: read_examples(one) for name, one in wanted.items()}
+    return _task_of_images(path, table, files, splits, {**arguments, "label_names": synsets()})
+
+
+def _task_of_images(
+    path: Path,
+    table: Mapping[str, Any],
+    files: Mapping[str, tuple[Role, Path]],
+    splits: Mapping[str, Examples],
+    arguments: Mapping[str, Any],
+) -> Task:
+    from ladle.tasks.vision import ImageClassification
+    from ladle.tasks.vision_pictures import names_within
+
+    if rule := read_rule(path, table.get("splits", {})):
+        names = names_within(files["train"][1], splits["train"].images)
+        splits = cut_out(splits, rule, names, arguments["label_names"])
     model = str(table["model"])
     if is_reference(model):
         file, _, name = model.rpartition(":")
@@ -172,9 +244,11 @@ def _image_task(
     return ImageClassification(
         model=builder,
         splits=splits,
-        label_names=labels or (),
         **arguments,
     )
+
+
+_MAKERS = {"text": _text_task, "image": _image_task, "imagenet": _imagenet_task}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.predictions import Array, Metric, accuracy
-from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.base import Advance, Drawn, Role, Split, no_progress
 from ladle.tasks.text_files import read_texts
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
 from ladle.tasks.text_trunk import Cut
@@ -44,11 +44,15 @@ _INITIAL_SEED = 0
 
 
 class Texts(NamedTuple):
-    """Labelled texts and what they may be used for; labels count from 0."""
+    """Labelled texts and what they may be used for; labels count from 0.
+
+    `drawn` tells how the examples were cut out of train, where they were.
+    """
 
     role: Role
     texts: Sequence[str]
     labels: Sequence[int]
+    drawn: Drawn | None = None
 
 
 class TextClassification:
@@ -74,7 +78,7 @@ class TextClassification:
         self,
         name: str,
         model: str | Path,
-        splits: Mapping[str, tuple[Role, Sequence[str], Sequence[int]]],
+        splits: Mapping[str, Texts | tuple[Role, Sequence[str], Sequence[int]]],
         *,
         label_names: Sequence[str],
         metric: Metric = accuracy,
@@ -103,9 +107,14 @@ class TextClassification:
         self._texts = {key: tuple(value.texts) for key, value in examples.items()}
         self.splits: Mapping[str, Split] = {
             key: Split(
-                key, role, np.array(labels, np.int64), _digest_of(texts, labels), _contents(texts)
+                key,
+                role,
+                np.array(labels, np.int64),
+                _digest_of(texts, labels),
+                _contents(texts),
+                drawn=drawn,
             )
-            for key, (role, texts, labels) in examples.items()
+            for key, (role, texts, labels, drawn) in examples.items()
         }
         # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H).
         self._tokens: dict[str, PackedTokens] = {}

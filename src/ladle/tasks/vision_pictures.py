@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ladle.errors import BadInput, BadTask, MissingExtra
+from ladle.errors import BadInput, BadTask, CorruptImage, MissingExtra
 from ladle.predictions import Labels
 
 Images = npt.NDArray[np.uint8] | Sequence[str | Path]
@@ -26,15 +27,12 @@ STRONGEST_MAGNITUDE = 20
 """RandAugment's magnitude, of 30, at augmentation 1: the largest in the paper's sweeps."""
 
 
-def read_image_folder(
-    path: str | Path, classes: Sequence[str] | None = None
-) -> tuple[list[Path], Labels, tuple[str, ...]]:
-    """The images of a tree `path/CLASS/**/IMAGE`, sorted, with their labels and the class names.
+def class_folders(path: Path) -> list[str]:
+    """The names of the folders in a tree `path/CLASS/**/IMAGE`, sorted.
 
-    Give `classes` for every split but the first, so that the labels agree; the tree may lack some
-    of them. Raises `BadTask` for a folder that is not among them, or that holds no images.
+    Raises:
+        BadTask: there is no such tree.
     """
-    path = Path(path)
     if not path.is_dir():
         raise BadTask(f"{path} is not a folder; give a folder with one folder of images per class")
     folders = sorted(
@@ -42,6 +40,26 @@ def read_image_folder(
     )
     if not folders:
         raise BadTask(f"{path} holds no class folders; put the images of each class into its own")
+    return folders
+
+
+def names_within(folder: Path, images: Images) -> list[str]:
+    """The paths of images relative to a folder that they are in, with / whatever the system."""
+    prefix = f"{folder.as_posix().rstrip('/')}/"
+    return [Path(image).as_posix().removeprefix(prefix) for image in images]
+
+
+def read_image_folder(
+    path: str | Path, classes: Sequence[str] | None = None, *, ignored: Collection[str] = ()
+) -> tuple[list[Path], Labels, tuple[str, ...]]:
+    """The images of a tree `path/CLASS/**/IMAGE`, sorted, with their labels and the class names.
+
+    Give `classes` for every split but the first, so that the labels agree; the tree may lack some
+    of them. Folders that are `ignored` are passed over. Raises `BadTask` for a folder that is not
+    among the classes, or that holds no images.
+    """
+    path = Path(path)
+    folders = [folder for folder in class_folders(path) if folder not in ignored]
     classes = tuple(folders) if classes is None else tuple(classes)
     if unknown := [folder for folder in folders if folder not in classes]:
         absent = [name for name in classes if name not in folders]
@@ -113,6 +131,8 @@ class Pictures:
     resize: Callable[[Tensor], Tensor]
     augmentation: float = 0.0
     seed: int = 0
+    border: int = 0
+    """Pixels that each image loses on every side before anything else."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -121,14 +141,26 @@ class Pictures:
         if isinstance(self.images, np.ndarray):
             pixels = torch.from_numpy(self.images[indices])
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+            pixels = self._within(pixels, "images in memory")
             resized = self.resize(pixels).expand(-1, 3, -1, -1)
         else:
-            read = (torch.from_numpy(_read_image(self.images[index])) for index in indices)
-            resized = torch.stack([self.resize(pixels.permute(2, 0, 1)) for pixels in read])
+            resized = torch.stack([self.resize(self._read(self.images[i])) for i in indices])
         if self.augmentation == 0:
             return resized
         pairs = zip(resized, indices, strict=True)
         return torch.stack([self._augmented(image, index) for image, index in pairs])
+
+    def _read(self, path: str | Path) -> Tensor:
+        return self._within(torch.from_numpy(_read_image(path)).permute(2, 0, 1), f"image {path}")
+
+    def _within(self, pixels: Tensor, what: str) -> Tensor:
+        if not self.border:
+            return pixels
+        height, width = pixels.shape[-2:]
+        if min(height, width) <= 2 * self.border:
+            raise BadInput(f"{what}: {width} x {height} pixels are all border; repair or remove it")
+        inner = slice(self.border, -self.border)
+        return pixels[..., inner, inner]
 
     def _augmented(self, image: Tensor, index: int) -> Tensor:
         transforms = imported("torchvision.transforms.v2")
@@ -160,6 +192,30 @@ def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np
     total.update(labels.astype("<i8").tobytes())
     contents = np.frombuffer(b"".join(one[:8] for one in each), "<u8")
     return total.hexdigest(), contents.astype(np.uint64)
+
+
+def are_corrupt(images: Images) -> npt.NDArray[np.bool_]:
+    """(N,) flags of the image files that cannot be decoded; reads and decodes every one of them.
+
+    Raises:
+        BadInput: a file does not exist.
+    """
+    if isinstance(images, np.ndarray):
+        return np.zeros(len(images), np.bool_)
+
+    def is_corrupt(path: str | Path) -> bool:
+        try:
+            _read_image(path)
+        except CorruptImage:
+            return True
+        return False
+
+    flags: list[bool] = []
+    with ThreadPoolExecutor() as pool:
+        # In blocks: a pool takes all it is given at once, and ImageNet has a million images.
+        for start in range(0, len(images), 4096):
+            flags += pool.map(is_corrupt, images[start : start + 4096])
+    return np.array(flags, np.bool_)
 
 
 def digest_of_file(path: str | Path) -> bytes:
@@ -195,7 +251,10 @@ def _read_image(path: str | Path) -> npt.NDArray[np.uint8]:
         raise BadInput(f"image {path} does not exist; list the images again") from error
     # PIL's decoders report damage with any of these.
     except (OSError, SyntaxError, ValueError, picture.DecompressionBombError) as error:
-        raise BadInput(f"image {path} cannot be read; repair or remove it") from error
+        raise CorruptImage(
+            f"image {path} cannot be read; repair or remove it, or skip such images with "
+            "skip_corrupt (--skip-corrupt)"
+        ) from error
 
 
 def _some(names: Sequence[str]) -> str:

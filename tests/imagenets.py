@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from timm.data import ImageNetInfo
 
+JPEG: dict[str, Any] = {"quality": 100, "subsampling": 0}
 MAPPINGS = Path(__file__).parent / "data" / "objectnet_mappings"
 SYNSETS = ImageNetInfo().label_names()
 
 
-def pixels(seed: int) -> np.ndarray:
+def pixels(seed: int, salt: str = "") -> np.ndarray:
     """Coarse blobs (48, 40, 3), which no two seeds share."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    random = np.random.default_rng([seed, *salt.encode()])
+    coarse = random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return coarse.repeat(8, axis=0).repeat(8, axis=1)
 
 
-def framed(seed: int) -> np.ndarray:
+def framed(image: np.ndarray) -> np.ndarray:
     """The same in ObjectNet's red frame of two pixels."""
-    framed = np.zeros((52, 44, 3), np.uint8)
-    framed[..., 0] = 255
-    framed[2:-2, 2:-2] = pixels(seed)
-    return framed
+    return np.stack([np.pad(image[..., i], 2, constant_values=(255, 0, 0)[i]) for i in range(3)], 2)
+
+
+def compressed(image: np.ndarray) -> np.ndarray:
+    """What a JPEG of it shows, which compressed once more stays nearly the same."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", **JPEG)
+    return np.array(Image.open(buffer))
 
 
 def paint(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, **({"quality": 95} if path.suffix != ".png" else {}))
+    Image.fromarray(image).save(path, **(JPEG if path.suffix != ".png" else {}))
     return path
 
 
@@ -78,25 +87,43 @@ def columns_of(data_set: str) -> Columns:
     return {name: [SYNSETS.index(name)] for name in names}
 
 
-def answer(logits: np.ndarray, columns: Columns) -> str:
-    """The folder whose largest output is the largest."""
-    return max(columns, key=lambda folder: logits[columns[folder]].max())
-
-
 Say = Callable[[np.ndarray], np.ndarray]
 """From the pixels of one image to the 1000 outputs of a model."""
 
 
+def projected(says: Sequence[Say], image: np.ndarray, columns: Columns) -> np.ndarray:
+    """(models + 1, classes) in the order of the sorted folders; the last row is the ensemble's.
+
+    Of each class the largest of its columns, and of an ensemble the mean of these.
+    """
+    said = [say(image) for say in says]
+    each = [[logits[columns[folder]].max() for folder in sorted(columns)] for logits in said]
+    return np.array([*each, np.mean(each, axis=0)])
+
+
 def fill(
-    root: Path, data_set: str, say: Say, *, right: int, wrong: int, seed: int, ending: str
-) -> None:
-    """Images into a tree: some in the folder that the model says, the others in the next."""
+    root: Path, data_set: str, says: Sequence[Say], *, alone: int, together: int, ending: str
+) -> list[float]:
+    """Images into the folders of a tree; what share of them each model gets right, and all of them.
+
+    The first model is right about as many as `alone` says, and the ensemble about `together`
+    others. Only images on which no answer is a close call are taken.
+    """
     columns = columns_of(data_set)
     folders = sorted(columns)
-    for i in range(right + wrong):
-        inner = pixels(seed + i)
-        folder = answer(say(inner), columns)
-        if i >= right:
-            folder = folders[(folders.index(folder) + 1) % len(folders)]
-        image = framed(seed + i) if data_set == "objectnet" else inner
-        paint(root / folder / f"{data_set} {seed + i}{ending}", image)
+    right: list[np.ndarray] = []
+    for seed in itertools.count():
+        # Of different data sets too, no two images are the same.
+        inner = compressed(pixels(seed, data_set)) if ending != ".png" else pixels(seed, data_set)
+        scores = projected(says, inner, columns)
+        best, second = np.sort(scores)[:, :-3:-1].T
+        answers = scores.argmax(axis=1)
+        if (best - second).min() < 0.02 or answers[0] == answers[-1]:
+            continue
+        label = answers[0 if len(right) < alone else -1]
+        image = framed(inner) if data_set == "objectnet" else inner
+        paint(root / folders[label] / f"{data_set} {seed}{ending}", image)
+        right.append(answers == label)
+        if len(right) == alone + together:
+            return np.mean(right, axis=0).tolist()
+    raise AssertionError

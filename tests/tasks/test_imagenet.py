@@ -143,11 +143,11 @@ def predicted(task: ImageClassification, split: str) -> np.ndarray:
 def test_objectnets_red_frame_is_cut_off_unless_it_is_to_stay(tmp_path: Path) -> None:
     tree(tmp_path / "val", "n01440764")
     root = make_objectnet(tmp_path / "objectnet-1.0")
-    paint(root / "images" / "banana" / "1.png", framed(5))
-    paint(root / "images" / "banana" / "2.png", framed(6)[:, :30])
+    paint(root / "images" / "banana" / "1.png", framed(pixels(5)))
+    paint(root / "images" / "banana" / "2.png", framed(pixels(6))[:, :30])
     bare = make_objectnet(tmp_path / "bare")
     paint(bare / "images" / "banana" / "1.png", pixels(5))
-    paint(bare / "images" / "banana" / "2.png", framed(6)[2:-2, 2:28])
+    paint(bare / "images" / "banana" / "2.png", framed(pixels(6))[2:-2, 2:28])
 
     def task(place: str) -> ImageClassification:
         found = load_task(write(tmp_path, f"{TASK}[shifts]\nobjectnet = {place}\n"))
@@ -160,14 +160,14 @@ def test_objectnets_red_frame_is_cut_off_unless_it_is_to_stay(tmp_path: Path) ->
     assert not np.array_equal(predicted(cut, "objectnet"), predicted(kept, "objectnet"))
     digests = {one.splits["objectnet"].digest for one in (cut, kept)}
     assert len(digests) == 2
-    paint(root / "images" / "banana" / "3.png", framed(7)[:4, :9])
+    paint(root / "images" / "banana" / "3.png", framed(pixels(7))[:4, :9])
     with pytest.raises(Exception, match=r"3\.png: 9 x 4 pixels are all border") as caught:
         predicted(task("'objectnet-1.0'"), "objectnet")
     assert caught.value.exit_code == 2  # type: ignore[attr-defined]
 
 
 def test_images_in_memory_lose_their_border_too() -> None:
-    image = np.stack([framed(1), framed(2)])
+    image = np.stack([framed(pixels(1)), framed(pixels(2))])
     splits = {
         "held-out": Examples("held-out", image, [0, 1], border=2),
         "test": Examples("test", image[:, 2:-2, 2:-2].copy(), [0, 1]),

@@ -203,3 +203,25 @@ def test_skip_corrupt_is_for_images(family: Path, tmp_path: Path, run: Callable[
     code, _, err = run("cook", file, "--score", "true", "--skip-corrupt", "-o", tmp_path / "out")
     assert code == 2
     assert "--skip-corrupt goes with --task" in err
+
+
+def test_a_checkpoint_with_another_head_is_refused_in_a_sentence(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    file, _ = trained(tmp_path / "runs", 0)
+    for split in ("train", "test"):
+        for i, folder in enumerate(("cat", "dog")):
+            for j in range(2):
+                paint(tmp_path / split / folder / f"{j}.png", pixels(i + 2 * j, split))
+    (tmp_path / "task.toml").write_text(
+        f"kind = 'image'\nmodel = 'timm:{MODEL}'\n[splits]\ntrain = 'train'\n"
+        "held-out = { per_class = 1 }\ntest = 'test'\n"
+    )
+    code, out, err = run("evaluate", file, "--task", tmp_path / "task.toml", "--json")
+    assert (code, out) == (2, "")
+    assert "head.weight" in err
+    assert err.count("\n") == 1
+    paint(tmp_path / "test" / "owl" / "1.png", pixels(9))
+    code, out, err = run("evaluate", file, "--task", tmp_path / "task.toml", "--json")
+    assert (code, out) == (2, "")
+    assert "test holds folders that are not classes: owl; " in err

@@ -100,6 +100,11 @@ def test_objectnet_has_113_classes_of_125_columns(tmp_path: Path) -> None:
         tuple(sorted(c)) for c in objectnet_columns().values()
     }
     assert read(root / "images", "objectnet").images == found.images
+    # The folders are in order whatever the order of the mappings.
+    file = root / "mappings" / "objectnet_to_imagenet_1k.json"
+    words = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(words.items()))))
+    assert labels(read(root, "objectnet")) == labels(found)
 
 
 def test_what_is_wrong_with_objectnet_is_named(tmp_path: Path) -> None:
@@ -111,7 +116,6 @@ def test_what_is_wrong_with_objectnet_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadTask, match="no classes of ObjectNet: n01440764"):
         read(root, "objectnet")
     file = root / "mappings" / "objectnet_to_imagenet_1k.json"
-    file.chmod(0o644)
     words = json.loads(file.read_text())
     file.write_text(json.dumps({**words, "Banana": "plantain"}))
     with pytest.raises(BadTask, match="'Banana' and ImageNet's 'plantain' do not meet"):
@@ -211,6 +215,7 @@ def test_what_is_wrong_in_a_task_file_is_named(tmp_path: Path, line: str, senten
     tree(tmp_path / "sketch", *SYNSETS[:6])
     (tmp_path / "empty").mkdir()
     (tmp_path / "hollow" / "n01440764").mkdir(parents=True)
+    (tmp_path / "hollow" / "n01440764" / "._1.JPEG").write_bytes(b"what macOS leaves there")
     paint(tmp_path / "flat" / "1.png", pixels(1))
     paint(tmp_path / "flat" / "2.jpg", pixels(2))
     with pytest.raises(BadTask, match=sentence):
@@ -241,9 +246,11 @@ def test_the_classes_are_imagenets_own(tmp_path: Path) -> None:
 def test_none_trains_on_classes_that_the_model_lacks(tmp_path: Path) -> None:
     tree(tmp_path / "val", "n01440764")
     tree(tmp_path / "imagenet-a", "n01498041")
+    paint(tmp_path / "imagenet-a" / "n01498041" / "2.jpg", pixels(2))
     text = TASK.replace("[splits]", "[splits]\ntrain = { path = 'imagenet-a', set = 'a' }")
-    with pytest.raises(BadTask, match="split train of task task has classes of its own"):
-        load_task(write(tmp_path, text))
+    for held_out in ("'val'", "{ n = 1 }"):
+        with pytest.raises(BadTask, match="split train of task task has classes of its own"):
+            load_task(write(tmp_path, text.replace('"val"', held_out)))
 
 
 def test_classes_need_their_columns_and_labels(tmp_path: Path) -> None:

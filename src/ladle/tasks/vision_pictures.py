@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from ladle.predictions import Labels
 
 Images = npt.NDArray[np.uint8] | Sequence[str | Path]
 """uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels, or paths of image files."""
+
+Result = TypeVar("Result")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -72,7 +74,10 @@ def read_image_folder(
     labels: list[int] = []
     for folder in folders:
         found = sorted(
-            file for file in (path / folder).rglob("*") if file.suffix.lower() in SUFFIXES
+            file
+            for file in (path / folder).rglob("*")
+            # What macOS leaves beside a file is called like it, with ._ before its name.
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
         )
         if not found:
             raise BadTask(f"{path / folder} holds no images; add some or remove the folder")
@@ -180,15 +185,13 @@ def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np
     Every file is read once.
     """
     total = hashlib.sha256()
-    each = []
     if isinstance(images, np.ndarray):
         total.update(repr(images.shape).encode())
         total.update(images.tobytes())
         each = [hashlib.sha256(image.tobytes()).digest() for image in images]
     else:
-        for path in images:
-            each.append(digest_of_file(path))
-            total.update(each[-1])
+        each = _in_threads(digest_of_file, images)
+        total.update(b"".join(each))
     total.update(labels.astype("<i8").tobytes())
     contents = np.frombuffer(b"".join(one[:8] for one in each), "<u8")
     return total.hexdigest(), contents.astype(np.uint64)
@@ -210,12 +213,7 @@ def are_corrupt(images: Images) -> npt.NDArray[np.bool_]:
             return True
         return False
 
-    flags: list[bool] = []
-    with ThreadPoolExecutor() as pool:
-        # In blocks: a pool takes all it is given at once, and ImageNet has a million images.
-        for start in range(0, len(images), 4096):
-            flags += pool.map(is_corrupt, images[start : start + 4096])
-    return np.array(flags, np.bool_)
+    return np.array(_in_threads(is_corrupt, images), np.bool_)
 
 
 def digest_of_file(path: str | Path) -> bytes:
@@ -255,6 +253,18 @@ def _read_image(path: str | Path) -> npt.NDArray[np.uint8]:
             f"image {path} cannot be read; repair or remove it, or skip such images with "
             "skip_corrupt (--skip-corrupt)"
         ) from error
+
+
+def _in_threads(
+    function: Callable[[str | Path], Result], paths: Sequence[str | Path]
+) -> list[Result]:
+    """Of every file, in order: several at a time, as disks and decoders like it."""
+    results: list[Result] = []
+    with ThreadPoolExecutor() as pool:
+        # In blocks: a pool takes all it is given at once, and ImageNet has a million files.
+        for start in range(0, len(paths), 4096):
+            results += pool.map(function, paths[start : start + 4096])
+    return results
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,11 +19,11 @@ from ladle.evaluate import (
     Watch,
     arrays_of,
     best_by_held_out,
+    caveats_of,
     check_place,
     contestant,
     ensemble_of,
     judge,
-    shared_examples,
     unwatched,
 )
 from ladle.files import check_room, claimed, part_of
@@ -182,7 +182,7 @@ def _chosen_and_judged(
         return _chosen(recipe, pool, evaluate, kitchen), [], {}
     taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
     soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
-    about = {"batchnorm": taste.describe(soup), "caveats": shared_examples(evaluate.task)}
+    about = {"batchnorm": taste.describe(soup), "caveats": caveats_of(evaluate.task)}
     return soup, _judged(pool, soup, evaluate, taste, kitchen), about
 
 

@@ -37,6 +37,10 @@ class BadTask(BadInput):
     """A task is described or built wrongly."""
 
 
+class CorruptImage(BadInput):
+    """An image file that cannot be decoded."""
+
+
 class MissingExtra(BadInput):
     """A library that only some users need is not installed."""
 

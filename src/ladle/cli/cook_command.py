@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command("cook")
 @options.opening
 @options.task
+@options.skip_corrupt
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
 @click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 def command(
     inputs: tuple[str, ...],
     task: str | None,
+    skip_corrupt: bool,
     score: str | None,
     model: str | None,
     recipe: str,
@@ -73,6 +75,8 @@ def command(
             "--model goes with --score, --metric and --mode with --score or --top-k; a task brings "
             "its own metric"
         )
+    if score is not None and skip_corrupt:
+        raise BadInput("--skip-corrupt goes with --task; a --score reads its own data")
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
     chosen = _recipe(recipe, strict=strict, integers=integers)
@@ -82,7 +86,7 @@ def command(
     check_output(pool, output, overwrite=overwrite, rank=rank)
     check_store(store, output)
     open_evaluate = (
-        _task_evaluate(task, device, batch_size)
+        _task_evaluate(task, device, batch_size, skip_corrupt=skip_corrupt)
         if task is not None
         else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
@@ -155,12 +159,14 @@ def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
     return recipe
 
 
-def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate:
+def _task_evaluate(
+    reference: str, device: str, batch_size: int, *, skip_corrupt: bool
+) -> OpenEvaluate:
     from ladle.evaluate import Evaluator, find_device
     from ladle.tasks import load_task
 
     find_device(device)
-    task = load_task(reference)
+    task = load_task(reference, skip_corrupt=skip_corrupt)
 
     def open_evaluate(store: Store, workspace: Path) -> Evaluator:
         return Evaluator(

@@ -28,6 +28,7 @@ from ladle.errors import BadInput
     help="Compare with this row of the table, not the best on held-out data.",
 )
 @options.store
+@options.skip_corrupt
 @options.base
 @options.seed
 @options.device
@@ -42,6 +43,7 @@ def command(
     with_greedy_ensemble: bool,
     versus: str | None,
     store: Path | None,
+    skip_corrupt: bool,
     base: str | Path | None,
     seed: int,
     device: str,
@@ -59,6 +61,7 @@ def command(
         Evaluator,
         Store,
         best_by_held_out,
+        caveats_of,
         chosen_by,
         contestant,
         ensemble_of,
@@ -66,7 +69,6 @@ def command(
         flattering,
         greedy_ensemble_of,
         judge,
-        shared_examples,
     )
     from ladle.soup import Ingredient, Pool, uniform_soup, with_base
     from ladle.tasks import load_task
@@ -84,7 +86,7 @@ def command(
     names += [name for name, wanted in added.items() if wanted]
     if versus is not None and not any(_is(name, versus) for name in names):
         raise BadInput(f"--versus {versus!r} is none of the models: {', '.join(names)}")
-    found = load_task(task)
+    found = load_task(task, skip_corrupt=skip_corrupt)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:
         raise BadInput(f"--split {unknown[0]!r}: task {found.name} has {', '.join(found.splits)}")
@@ -97,7 +99,7 @@ def command(
     evaluator = Evaluator(
         found, store=kept, device=device, batch_size=batch_size, watch=screen.watching
     )
-    caveats = [*shared_examples(found), *chosen_by(pool, chosen)]
+    caveats = [*caveats_of(found), *chosen_by(pool, chosen)]
     if with_greedy_ensemble and evaluator.held_out in chosen:
         caveats.append(flattering("the greedy ensemble", evaluator.held_out.name))
     screen.remark_all(caveats)

@@ -63,6 +63,9 @@ batch_size = click.option("--batch-size", type=click.IntRange(1), default=64, sh
 task = click.option(
     "--task", help="demo-text, demo-vision, a .toml file, or FILE.py:NAME.", metavar="TASK"
 )
+skip_corrupt = click.option(
+    "--skip-corrupt", is_flag=True, help="Leave out images that cannot be read, and say so."
+)
 base = click.option(
     "--base",
     metavar="CKPT",

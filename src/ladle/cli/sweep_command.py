@@ -30,6 +30,7 @@ from ladle.errors import BadInput
     type=click.Path(path_type=Path),
     help="A .toml file: lr = {log_uniform = [1e-5, 1e-4]}, epochs = {choice = [2, 3]}, ...",
 )
+@options.skip_corrupt
 @options.dry_run
 @options.seed
 @options.device
@@ -39,6 +40,7 @@ def command(
     runs: int,
     output: Path,
     space: Path | None,
+    skip_corrupt: bool,
     dry_run: bool,
     seed: int,
     device: str,
@@ -54,7 +56,8 @@ def command(
     from ladle.sweep import Space, space_of, sweep
     from ladle.tasks import Trainable, load_task
 
-    found = load_task(task)
+    found = load_task(task, skip_corrupt=skip_corrupt)
+    screen.remark_all(getattr(found, "remarks", ()))
     if not isinstance(found, Trainable):
         raise BadInput(f"task {found.name} can be evaluated but not trained on; see docs/tasks.md")
     drawn_from = space_of(found) if space is None else Space.read(space)

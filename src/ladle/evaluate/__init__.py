@@ -2,7 +2,7 @@
 
 from ladle.evaluate.batchnorm import BatchNormMode, BatchNormTaster
 from ladle.evaluate.black_box import BlackBox, command_identity, in_memory, on_disk, shell_command
-from ladle.evaluate.caveats import chosen_by, flattering, shared_examples
+from ladle.evaluate.caveats import caveats_of, chosen_by, flattering, shared_examples
 from ladle.evaluate.evaluator import Evaluator, Watch, find_device, held_out_split, unwatched
 from ladle.evaluate.judge import (
     MEAN_OF_SHIFTS,
@@ -26,6 +26,7 @@ __all__ = [
     "Watch",
     "arrays_of",
     "best_by_held_out",
+    "caveats_of",
     "check_place",
     "chosen_by",
     "command_identity",

@@ -13,6 +13,11 @@ from ladle.soup import Ingredient
 from ladle.tasks import Split, Task
 
 
+def caveats_of(task: Task) -> list[str]:
+    """What there is to know of a task's data: what it remarks itself, and shared examples."""
+    return [*getattr(task, "remarks", ()), *shared_examples(task)]
+
+
 def shared_examples(task: Task) -> list[str]:
     """A sentence for each split to report on that shares examples with one to learn or choose from.
 

@@ -82,10 +82,7 @@ class Evaluator:
                 "name": task.metric.name,
                 "higher_is_better": task.metric.higher_is_better,
             },
-            "splits": {
-                split.name: {"role": split.role, "n": len(split), "digest": split.digest}
-                for split in task.splits.values()
-            },
+            "splits": {split.name: split.describe() for split in task.splits.values()},
         }
 
     def is_exact_for(self, soup: Soup) -> bool:
@@ -113,7 +110,7 @@ class Evaluator:
                 + ", ".join(self.task.splits)
             )
         examples = self.task.splits[split]
-        key = (soup.digest, self.task.digest, examples.digest)
+        key = (soup.digest, self.task.digest, examples.key)
         logits = self.store.logits(*key)
         if logits is None:
             with self._lock:  # there is one model
@@ -151,7 +148,16 @@ class Evaluator:
                 f"task {self.task.name!r} gave logits of shape {list(logits.shape)} for the "
                 f"{len(split)} examples of {split.name!r}; one row per example is needed"
             )
-        return logits
+        if split.classes is None:
+            return logits
+        # Here, so that ensembles average what is projected, as the paper's code does, and the
+        # store keeps no column that nothing looks at.
+        if logits.shape[1] < split.classes.width:
+            raise BadTask(
+                f"task {self.task.name!r} gave logits of {logits.shape[1]} columns, and the "
+                f"classes of {split.name!r} are made of {split.classes.width}; give the model all"
+            )
+        return split.classes.project(logits)
 
 
 def held_out_split(task: Task) -> Split:

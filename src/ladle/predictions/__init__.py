@@ -5,11 +5,13 @@ from ladle.predictions.calibration import fit_temperature, scaled
 from ladle.predictions.ensemble import ensemble, greedy_ensemble
 from ladle.predictions.metrics import METRICS, InTwoSteps, Metric, accuracy, mean_of
 from ladle.predictions.resampling import compare_by, interval_by
+from ladle.predictions.subset import ClassSubset
 from ladle.predictions.uncertainty import Comparison, Interval, compare, interval, mcnemar
 
 __all__ = [
     "METRICS",
     "Array",
+    "ClassSubset",
     "Comparison",
     "InTwoSteps",
     "Interval",

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ladle.predictions import Labels, Metric
+from ladle.predictions import ClassSubset, Labels, Metric
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 Role = Literal["train", "held-out", "test", "shift"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a held-out split was cut out of the training split.
+
+    `rule` is what was asked for, as in a TOML file; `names` are the examples that it took, sorted.
+    """
+
+    rule: Mapping[str, object]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +40,9 @@ class Split:
     `held-out` is the only role that recipes look at; `test` and `shift` are measured after every
     decision is made. `labels` is (N,) int64, or float64 for
     regression. `digest` changes when any example or label does.
+
+    `classes` says how the split's classes are made of the model's, where they are not the same:
+    what a model says is projected before anything else looks at it, and labels count the classes.
     """
 
     name: str
@@ -37,6 +51,22 @@ class Split:
     digest: str
     contents: npt.NDArray[np.uint64] | None = None
     """(N,) a hash of what each example shows, without its label; None where that is not known."""
+    classes: ClassSubset | None = None
+    drawn: Drawn | None = None
+
+    @property
+    def key(self) -> str:
+        """What predictions are stored under: the digest, and the classes they are projected to."""
+        return self.digest if self.classes is None else f"{self.digest}/{self.classes.digest}"
+
+    def describe(self) -> dict[str, object]:
+        """For the record."""
+        found: dict[str, object] = {"role": self.role, "n": len(self), "digest": self.digest}
+        if self.classes is not None:
+            found["classes"] = len(self.classes)
+        if self.drawn is not None:
+            found["drawn"] = dict(self.drawn.rule)
+        return found
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,7 +113,10 @@ class Task(Protocol):
         batch_size: int,
         advance: Advance = no_progress,
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Logits (N, C) of `model`, already on `device`, for every example of `split` in order."""
+        """Logits (N, C) of `model`, already on `device`, for every example of `split` in order.
+
+        All columns that the model has, also where the split has `classes` of its own.
+        """
         ...
 
 

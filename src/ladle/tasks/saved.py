@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ class SavedImages:
         self._rows = images.cast_column(column, _datasets().Image(decode=False))
         self._column = column
         self._source = source
+        self._numbers: Sequence[int] = range(len(self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,7 +90,13 @@ class SavedImages:
         return io.BytesIO(stored["bytes"])
 
     def name(self, index: int) -> str:
-        return f"{self._source} row {index}"
+        return f"{self._source} row {self._numbers[index]}"
+
+    def subset(self, indices: Sequence[int]) -> SavedImages:
+        part = copy.copy(self)
+        part._rows = self._rows.select(indices)
+        part._numbers = [self._numbers[index] for index in indices]
+        return part
 
 
 def read_saved_images(

@@ -73,7 +73,7 @@ class TextClassification:
         self,
         name: str,
         model: str | Path,
-        splits: Mapping[str, tuple[Role, Sequence[Text], Sequence[float]]],
+        splits: Mapping[str, Texts | tuple[Role, Sequence[Text], Sequence[float]]],
         *,
         label_names: Sequence[str] | None,
         metric: Metric | None = None,

@@ -12,25 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from ladle.errors import BadTask
-from ladle.tasks.base import Role, Split
+from ladle.tasks.base import Drawn, Role, Split
 from ladle.tasks.text_files import Text
 
 
 class Texts(NamedTuple):
-    """Labelled texts, or pairs of texts, and what they may be used for; classes count from 0."""
+    """Labelled texts, or pairs of texts, and what they may be used for; classes count from 0.
+
+    `drawn` tells how the examples were cut out of train, where they were.
+    """
 
     role: Role
     texts: Sequence[Text]
     labels: Sequence[float]
+    drawn: Drawn | None = None
 
 
 def as_split(name: str, examples: Texts, *, regression: bool) -> Split:
     """The split of these examples, with the digests of what they are and show."""
-    role, texts, given = examples
+    role, texts, given, drawn = examples
     labels = [float(label) if regression else int(label) for label in given]
     digest = hashlib.sha256(json.dumps([list(texts), labels]).encode()).hexdigest()
     kept = np.array(labels, np.float64) if regression else np.array(labels, np.int64)
-    return Split(name, role, kept, digest, _contents(texts))
+    return Split(name, role, kept, digest, _contents(texts), drawn=drawn)
 
 
 def check_splits(task: str, splits: Mapping[str, Texts], classes: int | None) -> None:

@@ -18,28 +18,39 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ladle.errors import BadInput, BadTask
-from ladle.predictions import Array, Metric, accuracy
-from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.predictions import Array, ClassSubset, Metric, accuracy
+from ladle.tasks.base import Advance, Drawn, Role, Split, no_progress
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
     Encoded,
     Images,
     Pictures,
     Preprocessing,
+    are_corrupt,
     digest_of_file,
     hashed_examples,
+    name_of,
     read_image_folder,
+    some_images,
 )
 
 __all__ = ["Builder", "Examples", "ImageClassification", "Images", "read_image_folder"]
 
 
 class Examples(NamedTuple):
-    """Labelled images and what they may be used for; labels count from 0."""
+    """Labelled images and what they may be used for; labels count from 0.
+
+    `drawn` tells how the examples were cut out of train, where they were. Labels count the
+    `classes` where they are not the model's. Each image loses `border` pixels on every side before
+    anything else.
+    """
 
     role: Role
     images: Images
     labels: npt.ArrayLike
+    drawn: Drawn | None = None
+    classes: ClassSubset | None = None
+    border: int = 0
 
 
 class ImageClassification:
@@ -54,8 +65,9 @@ class ImageClassification:
     (pixels) and `crop` (part of the shorter side that is seen, 0..1) are the model's own unless
     given; so are mean, standard deviation and interpolation. `frozen` are module paths whose
     parameters no fine-tuning changes. `workers` is the number of processes
-    that read image files. `space` is what a sweep draws from, written as in a TOML file; None for
-    the sweep's own.
+    that read image files. `skip_corrupt` leaves out the files that cannot be decoded, for which it
+    decodes every one of them now; `remarks` then say how many. `space` is what a sweep draws from,
+    written as in a TOML file; None for the sweep's own.
 
     Raises:
         BadTask: for wrong labels, splits, models or weights, with what to do about it.
@@ -67,7 +79,7 @@ class ImageClassification:
         self,
         name: str,
         model: str | Builder,
-        splits: Mapping[str, tuple[Role, Images, npt.ArrayLike]],
+        splits: Mapping[str, Examples | tuple[Role, Images, npt.ArrayLike]],
         *,
         label_names: Sequence[str],
         weights: str | Path | None = None,
@@ -77,6 +89,7 @@ class ImageClassification:
         crop: float | None = None,
         frozen: Sequence[str] = (),
         workers: int = 0,
+        skip_corrupt: bool = False,
         metric: Metric = accuracy,
         space: Mapping[str, object] | None = None,
     ) -> None:
@@ -84,6 +97,7 @@ class ImageClassification:
         self.metric = metric
         self.label_names = tuple(label_names)
         self.space = space
+        self.remarks: list[str] = []
         self._examples = {key: Examples(*value) for key, value in splits.items()}
         self._architecture = Architecture(model, len(self.label_names), final_layer, image_size)
         self._weights = None if weights is None else Path(weights)
@@ -99,14 +113,21 @@ class ImageClassification:
                 "image_size starts at 1 pixel, crop lies above 0 and up to 1"
             )
         _check_splits(name, self._examples, len(self.label_names))
+        if skip_corrupt:
+            for key, part in self._examples.items():
+                self._examples[key], remarks = _without_corrupt(key, part)
+                self.remarks += remarks
 
     @cached_property
     def splits(self) -> Mapping[str, Split]:
         """The splits by name; the first look reads every byte of the images, for the digests."""
         splits = {}
-        for key, (role, images, given) in self._examples.items():
-            labels = np.asarray(given, dtype=np.int64)
-            splits[key] = Split(key, role, labels, *hashed_examples(images, labels))
+        for key, part in self._examples.items():
+            labels = np.asarray(part.labels, dtype=np.int64)
+            digest, contents = hashed_examples(part.images, labels)
+            if part.border:
+                digest = f"{digest}-{part.border}"
+            splits[key] = Split(key, part.role, labels, digest, contents, part.classes, part.drawn)
         return splits
 
     @cached_property
@@ -170,7 +191,13 @@ class ImageClassification:
         labels = torch.from_numpy(np.asarray(training[0].labels, dtype=np.int64))
         order = torch.randperm(len(labels), generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
-        pictures = Pictures(training[0].images, self.preprocessing.resize(), augmentation, seed)
+        pictures = Pictures(
+            training[0].images,
+            self.preprocessing.resize(),
+            augmentation,
+            seed,
+            border=training[0].border,
+        )
         for chosen, images in self._in_batches(pictures, order, batch_size):
             yield images, labels[chosen]
 
@@ -203,7 +230,8 @@ class ImageClassification:
             raise BadInput(
                 f"task {self.name} has no split {split!r}; choose from {', '.join(self._examples)}"
             )
-        pictures = Pictures(self._examples[split].images, self.preprocessing.resize())
+        part = self._examples[split]
+        pictures = Pictures(part.images, self.preprocessing.resize(), border=part.border)
         logits = np.empty((len(pictures), len(self.label_names)), dtype=np.float32)
         with torch.inference_mode(), _in_eval_mode(model.modules()):
             order = torch.arange(len(pictures))
@@ -277,9 +305,37 @@ def _in_eval_mode(layers: Iterable[nn.Module]) -> Iterator[None]:
             layer.training = True
 
 
-def _check_splits(task: str, splits: Mapping[str, Examples], classes: int) -> None:
-    for name, (role, images, given) in splits.items():
+def _without_corrupt(name: str, part: Examples) -> tuple[Examples, list[str]]:
+    """The examples whose images can be decoded, and a sentence on the others if there are any."""
+    corrupt = are_corrupt(part.images)
+    if not corrupt.any():
+        return part, []
+    first = name_of(part.images, int(corrupt.argmax()))
+    if corrupt.all():
+        raise BadTask(f"no image of split {name} can be read; the first of them is {first}")
+    kept = np.flatnonzero(~corrupt)
+    images = some_images(part.images, kept.tolist())
+    sentence = (
+        f"{corrupt.sum():,} of the {len(corrupt):,} images of {name} cannot be read and are left "
+        f"out; the first of them is {first}"
+    )
+    return part._replace(images=images, labels=np.asarray(part.labels)[kept]), [sentence]
+
+
+def _check_splits(task: str, splits: Mapping[str, Examples], model_classes: int) -> None:
+    for name, (role, images, given, _, subset, _) in splits.items():
         labels = np.asarray(given)
+        if subset is not None and subset.width > model_classes:
+            raise BadTask(
+                f"the classes of split {name} are made of {subset.width} columns, and the model of "
+                f"task {task} has {model_classes}; give it all label names"
+            )
+        if subset is not None and role == "train":
+            raise BadTask(
+                f"split {name} of task {task} has classes of its own, for which the model has no "
+                "outputs; train on data that has the model's classes"
+            )
+        classes = model_classes if subset is None else len(subset)
         if role not in get_args(Role):
             raise BadTask(
                 f"split {name} of task {task} has the role {role!r}; "
@@ -311,7 +367,7 @@ def _check_splits(task: str, splits: Mapping[str, Examples], classes: int) -> No
         if labels.min() < 0 or labels.max() >= classes:
             raise BadTask(
                 f"labels of split {name} go from {labels.min()} to {labels.max()}; with {classes} "
-                f"label names they go from 0 to {classes - 1}"
+                f"{'label names' if subset is None else 'classes'} they go from 0 to {classes - 1}"
             )
     count = {role: sum(part.role == role for part in splits.values()) for role in get_args(Role)}
     if count["held-out"] != 1 or count["train"] > 1 or count["test"] > 1:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ladle.errors import BadInput, BadTask, MissingExtra
+from ladle.errors import BadInput, BadTask, CorruptImage, MissingExtra
 from ladle.predictions import Labels
 
 
@@ -32,9 +33,15 @@ class Encoded(Protocol):
         """What to call the image in an error."""
         ...
 
+    def subset(self, indices: Sequence[int]) -> Encoded:
+        """Those of these numbers, in this order."""
+        ...
+
 
 Images = npt.NDArray[np.uint8] | Sequence[str | Path] | Encoded
 """uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels, paths of image files, or `Encoded`."""
+
+Result = TypeVar("Result")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -42,15 +49,12 @@ STRONGEST_MAGNITUDE = 20
 """RandAugment's magnitude, of 30, at augmentation 1: the largest in the paper's sweeps."""
 
 
-def read_image_folder(
-    path: str | Path, classes: Sequence[str] | None = None
-) -> tuple[list[Path], Labels, tuple[str, ...]]:
-    """The images of a tree `path/CLASS/**/IMAGE`, sorted, with their labels and the class names.
+def class_folders(path: Path) -> list[str]:
+    """The names of the folders in a tree `path/CLASS/**/IMAGE`, sorted.
 
-    Give `classes` for every split but the first, so that the labels agree; the tree may lack some
-    of them. Raises `BadTask` for a folder that is not among them, or that holds no images.
+    Raises:
+        BadTask: there is no such tree.
     """
-    path = Path(path)
     if not path.is_dir():
         raise BadTask(f"{path} is not a folder; give a folder with one folder of images per class")
     folders = sorted(
@@ -58,6 +62,26 @@ def read_image_folder(
     )
     if not folders:
         raise BadTask(f"{path} holds no class folders; put the images of each class into its own")
+    return folders
+
+
+def names_within(folder: Path, images: Sequence[str | Path]) -> list[str]:
+    """The paths of images relative to a folder that they are in, with / whatever the system."""
+    prefix = f"{folder.as_posix().rstrip('/')}/"
+    return [Path(image).as_posix().removeprefix(prefix) for image in images]
+
+
+def read_image_folder(
+    path: str | Path, classes: Sequence[str] | None = None, *, ignored: Collection[str] = ()
+) -> tuple[list[Path], Labels, tuple[str, ...]]:
+    """The images of a tree `path/CLASS/**/IMAGE`, sorted, with their labels and the class names.
+
+    Give `classes` for every split but the first, so that the labels agree; the tree may lack some
+    of them. Folders that are `ignored` are passed over. Raises `BadTask` for a folder that is not
+    among the classes, or that holds no images.
+    """
+    path = Path(path)
+    folders = [folder for folder in class_folders(path) if folder not in ignored]
     classes = tuple(folders) if classes is None else tuple(classes)
     if unknown := [folder for folder in folders if folder not in classes]:
         absent = [name for name in classes if name not in folders]
@@ -70,7 +94,10 @@ def read_image_folder(
     labels: list[int] = []
     for folder in folders:
         found = sorted(
-            file for file in (path / folder).rglob("*") if file.suffix.lower() in SUFFIXES
+            file
+            for file in (path / folder).rglob("*")
+            # What macOS leaves beside a file is called like it, with ._ before its name.
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
         )
         if not found:
             raise BadTask(f"{path / folder} holds no images; add some or remove the folder")
@@ -129,6 +156,8 @@ class Pictures:
     resize: Callable[[Tensor], Tensor]
     augmentation: float = 0.0
     seed: int = 0
+    border: int = 0
+    """Pixels that each image loses on every side before anything else."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -137,15 +166,28 @@ class Pictures:
         if isinstance(self.images, np.ndarray):
             pixels = torch.from_numpy(self.images[indices])
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+            pixels = self._within(pixels, "images in memory")
             resized = self.resize(pixels).expand(-1, 3, -1, -1)
         else:
             files = _encoded(self.images)
-            read = (torch.from_numpy(_read_image(files, index)) for index in indices)
-            resized = torch.stack([self.resize(pixels.permute(2, 0, 1)) for pixels in read])
+            resized = torch.stack([self.resize(self._read(files, i)) for i in indices])
         if self.augmentation == 0:
             return resized
         pairs = zip(resized, indices, strict=True)
         return torch.stack([self._augmented(image, index) for image, index in pairs])
+
+    def _read(self, files: Encoded, index: int) -> Tensor:
+        pixels = torch.from_numpy(_read_image(files, index)).permute(2, 0, 1)
+        return self._within(pixels, f"image {files.name(index)}")
+
+    def _within(self, pixels: Tensor, what: str) -> Tensor:
+        if not self.border:
+            return pixels
+        height, width = pixels.shape[-2:]
+        if min(height, width) <= 2 * self.border:
+            raise BadInput(f"{what}: {width} x {height} pixels are all border; repair or remove it")
+        inner = slice(self.border, -self.border)
+        return pixels[..., inner, inner]
 
     def _augmented(self, image: Tensor, index: int) -> Tensor:
         transforms = imported("torchvision.transforms.v2")
@@ -165,19 +207,52 @@ def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np
     Every file is read once.
     """
     total = hashlib.sha256()
-    each = []
     if isinstance(images, np.ndarray):
         total.update(repr(images.shape).encode())
         total.update(images.tobytes())
         each = [hashlib.sha256(image.tobytes()).digest() for image in images]
     else:
         files = _encoded(images)
-        for index in range(len(files)):
-            each.append(_digest(files, index))
-            total.update(each[-1])
+        each = _in_threads(lambda index: _digest(files, index), len(files))
+        total.update(b"".join(each))
     total.update(labels.astype("<i8").tobytes())
     contents = np.frombuffer(b"".join(one[:8] for one in each), "<u8")
     return total.hexdigest(), contents.astype(np.uint64)
+
+
+def are_corrupt(images: Images) -> npt.NDArray[np.bool_]:
+    """(N,) flags of the image files that cannot be decoded; reads and decodes every one of them.
+
+    Raises:
+        BadInput: a file does not exist.
+    """
+    if isinstance(images, np.ndarray):
+        return np.zeros(len(images), np.bool_)
+
+    files = _encoded(images)
+
+    def is_corrupt(index: int) -> bool:
+        try:
+            _read_image(files, index)
+        except CorruptImage:
+            return True
+        return False
+
+    return np.array(_in_threads(is_corrupt, len(files)), np.bool_)
+
+
+def some_images(images: Images, indices: Sequence[int]) -> Images:
+    """The images of these numbers, in this order."""
+    if isinstance(images, np.ndarray):
+        return images[list(indices)]
+    return images.subset(indices) if isinstance(images, Encoded) else [images[i] for i in indices]
+
+
+def name_of(images: Images, index: int) -> str:
+    """What to call one of the images."""
+    if isinstance(images, np.ndarray):
+        return f"image {index}"
+    return _encoded(images).name(index)
 
 
 def digest_of_file(path: str | Path) -> bytes:
@@ -224,6 +299,9 @@ class _Files:
     def name(self, index: int) -> str:
         return str(self.paths[index])
 
+    def subset(self, indices: Sequence[int]) -> Encoded:
+        return _Files([self.paths[index] for index in indices])
+
 
 def _encoded(images: Sequence[str | Path] | Encoded) -> Encoded:
     return images if isinstance(images, Encoded) else _Files(images)
@@ -241,7 +319,20 @@ def _read_image(files: Encoded, index: int) -> npt.NDArray[np.uint8]:
         ) from error
     # PIL's decoders report damage with any of these.
     except (OSError, SyntaxError, ValueError, picture.DecompressionBombError) as error:
-        raise BadInput(f"image {files.name(index)} cannot be read; repair or remove it") from error
+        raise CorruptImage(
+            f"image {files.name(index)} cannot be read; repair or remove it, or skip such images "
+            "with skip_corrupt (--skip-corrupt)"
+        ) from error
+
+
+def _in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
+    """Of the numbers from 0 on, in order: several at a time, as disks and decoders like it."""
+    results: list[Result] = []
+    with ThreadPoolExecutor() as pool:
+        # In blocks: a pool takes all it is given at once, and ImageNet has a million files.
+        for start in range(0, count, 4096):
+            results += pool.map(function, range(start, min(start + 4096, count)))
+    return results
 
 
 def _some(names: Sequence[str]) -> str:

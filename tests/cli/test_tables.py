@@ -145,6 +145,16 @@ def test_a_long_name_is_folded_and_never_cut(
     assert max(map(len, out.splitlines()[:-1])) <= 60
 
 
+def test_a_column_wider_than_the_terminal_has_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    screen.print_table(["", "n" * 30, "m"], [["a", "1", "2"]])
+    assert capsys.readouterr().out.splitlines() == [
+        "   " + "n" * 30, "a  " + "1".rjust(30), "", "   m", "a  2",
+    ]  # fmt: skip
+
+
 def test_a_name_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     screen.print_table(["", "n"], [["[bold]run[/bold] :smile:", "1"], [r"\[x]", "2"]])
     assert "[bold]run[/bold] :smile:  1\n" in capsys.readouterr().out

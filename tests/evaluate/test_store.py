@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as npst
 
 import ladle
 from digits import Digits, make_runs
-from ladle.errors import BadInput
+from ladle.errors import BadInput, NoSpace
 from ladle.evaluate import BlackBox, Evaluator, Store, arrays_of
 from toys import toy_pool
 
@@ -336,6 +336,15 @@ def test_a_full_disk_is_told_and_takes_nothing_with_it(tmp_path: Path) -> None:
         assert np.array_equal(store.logits("small", "task", "split"), np.ones((3, 2)))
 
 
+def test_a_database_that_may_not_grow_is_told(tmp_path: Path) -> None:
+    with opened(tmp_path / "s.sqlite") as store:
+        store._base.execute("PRAGMA max_page_count = 8")
+        with pytest.raises(NoSpace, match=r"s\.sqlite cannot be written \(.*full\); make room"):
+            store.keep_decisions("soup", "greedy", [{"candidate": "x" * 99}] * 999)
+        store.keep_score("soup", "scorer", 1.0)
+        assert store.score("soup", "scorer") == 1.0
+
+
 # --- kills --------------------------------------------------------------------------------
 
 KILLED = """
@@ -467,6 +476,20 @@ def test_what_another_process_writes_at_the_moment_is_waited_for(tmp_path: Path)
         timer.join()
         other.close()
         assert np.array_equal(store.logits(*KEY), ARRAY)
+
+
+def test_a_new_store_may_be_made_by_several_at_once(tmp_path: Path) -> None:
+    def make(number: int) -> None:
+        barrier.wait()
+        with opened(path) as store:
+            store.keep_score(str(number), "scorer", number)
+
+    for attempt in range(15):
+        path, barrier = tmp_path / f"{attempt}.sqlite", threading.Barrier(6)
+        with ThreadPoolExecutor(6) as executor:
+            list(executor.map(make, range(6)))
+        with opened(path) as store:
+            assert [store.score(str(number), "scorer") for number in range(6)] == list(range(6))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders are not locked there")

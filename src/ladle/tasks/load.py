@@ -140,7 +140,7 @@ def _task_of(path: Path, flags: Mapping[str, Any]) -> Task:
         if name in splits and not (rule and name == "held-out"):
             files[name] = (name, _place(path, kind, f"splits.{name}", splits[name]))  # type: ignore[assignment]
     for name, file in table.get("shifts", {}).items():
-        if name in files:
+        if name in splits:
             raise BadTask(f"{path}: the shift {name!r} has the name of a split; rename it")
         files[name] = ("shift", _place(path, kind, f"shifts.{name}", file))
     shared = {

@@ -229,6 +229,11 @@ def test_what_is_wrong_with_a_rule_is_named(images: Path, rule: str, sentence: s
     assert "task.toml: " in str(caught.value)
 
 
+def test_a_shift_does_not_take_the_place_of_what_is_cut_out(images: Path) -> None:
+    with pytest.raises(BadTask, match="the shift 'held-out' has the name of a split; rename it"):
+        task_of(images, "{ n = 2 }", "[shifts]\nheld-out = 'test'")
+
+
 def test_without_train_there_is_nothing_to_cut_from(images: Path) -> None:
     task_of(images, "{ n = 2 }")
     text = (images / "task.toml").read_text().replace("train = 'train'\n", "")

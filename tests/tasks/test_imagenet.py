@@ -193,6 +193,7 @@ def test_images_in_memory_lose_their_border_too() -> None:
             "b = { path = 'sketch', set = 'b' }",
             "shifts.b.set is 'b'; it must be one of imagenet, v2",
         ),
+        ("b = { path = 'sketch', set = ['a'] }", r"shifts.b.set is \['a'\]; it must be one of"),
         ("sketch = { path = 'sketch', sets = 'a' }", "unknown key 'shifts.sketch.sets' .did you"),
         ("sketch = { set = 'sketch' }", "shifts.sketch has no path; write it as in"),
         ("sketch = 3", "shifts.sketch has no path"),

@@ -152,7 +152,7 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
             "",
             r"unknown key 'splits\.held-out\.splt' \(d",
         ),
-        ("held-out = { split = 'x' }", "", "splits.held-out has no path; write it as in"),
+        ("held-out = { split = 'x' }", "", "held-out has the unknown key 'split'; write it as"),
         ("held-out = 3", "", "splits.held-out has no path; write it as in"),
         ('held-out = { path = "none", split = "x" }', "", "cannot read .*none"),
         ('held-out = "unlabelled"', "", r"unlabelled row 0 has no label \(-1\)"),

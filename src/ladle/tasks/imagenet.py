@@ -65,7 +65,7 @@ class Wanted:
         table = given if isinstance(given, Mapping) else {}
         where = f"{file}: {'shifts' if role == 'shift' else 'splits'}.{name}"
         data_set = table.get("set", name if role == "shift" else "imagenet")
-        if data_set not in DATA_SETS:
+        if not isinstance(data_set, str) or data_set not in DATA_SETS:
             known = ", ".join(DATA_SETS)
             if "set" in table:
                 raise BadTask(f"{where}.set is {data_set!r}; it must be one of {known}")

@@ -78,7 +78,7 @@ def read_task_file(path: Path, flags: Mapping[str, Any]) -> Task:
         if name in splits and not (rule and name == "held-out"):
             sources[name] = (name, _source(path, kind, f"splits.{name}", splits[name]))  # type: ignore[assignment]
     for name, given in table.get("shifts", {}).items():
-        if name in sources:
+        if name in splits:
             raise BadTask(f"{path}: the shift {name!r} has the name of a split; rename it")
         sources[name] = ("shift", _source(path, kind, f"shifts.{name}", given))
     shared = {

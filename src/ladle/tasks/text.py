@@ -217,7 +217,7 @@ class TextClassification:
         ids = tokens.ids[index].where(mask.bool(), self._tokenizer.pad_token_id)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if tokens.types is not None:
-            inputs["token_type_ids"] = tokens.types[index] * mask
+            inputs["token_type_ids"] = tokens.types[index]
         return inputs
 
     @cached_property

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 @options.seed
 @options.device
 @options.batch_size
+@options.amp
+@options.channels_last
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -52,6 +54,8 @@ def command(
     seed: int,
     device: str,
     batch_size: int,
+    amp: bool,
+    channels_last: bool,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -71,6 +75,11 @@ def command(
             "--model goes with --score, --metric and --mode with --score or --top-k; a task brings "
             "its own metric"
         )
+    if score is not None and (amp or channels_last):
+        raise BadInput(
+            f"--{'amp' if amp else 'channels-last'} is about how a --task computes; with --score, "
+            "your own code decides"
+        )
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
     chosen = _recipe(recipe, strict=strict, integers=integers)
@@ -79,7 +88,7 @@ def command(
     pool = _models(pool, start, task)
     check_output(pool, output, overwrite=overwrite, rank=rank)
     open_evaluate = (
-        _task_evaluate(task, device, batch_size)
+        _task_evaluate(task, device, batch_size, amp=amp, channels_last=channels_last)
         if task is not None
         else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
@@ -150,7 +159,9 @@ def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
     return recipe
 
 
-def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate:
+def _task_evaluate(
+    reference: str, device: str, batch_size: int, *, amp: bool, channels_last: bool
+) -> OpenEvaluate:
     from ladle.evaluate import Evaluator, find_device
     from ladle.tasks import load_task
 
@@ -159,7 +170,13 @@ def _task_evaluate(reference: str, device: str, batch_size: int) -> OpenEvaluate
 
     def open_evaluate(store: Store, workspace: Path) -> Evaluator:
         return Evaluator(
-            task, store=store, device=device, batch_size=batch_size, watch=screen.watching
+            task,
+            store=store,
+            device=device,
+            batch_size=batch_size,
+            amp=amp,
+            channels_last=channels_last,
+            watch=screen.watching,
         )
 
     return open_evaluate

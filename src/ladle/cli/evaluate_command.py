@@ -35,6 +35,8 @@ from ladle.errors import BadInput
 @options.seed
 @options.device
 @options.batch_size
+@options.amp
+@options.channels_last
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -49,6 +51,8 @@ def command(
     seed: int,
     device: str,
     batch_size: int,
+    amp: bool,
+    channels_last: bool,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -93,7 +97,13 @@ def command(
     screen.remark_all(caveats)
     kept = Store(store) if store else None
     evaluator = Evaluator(
-        found, store=kept, device=device, batch_size=batch_size, watch=screen.watching
+        found,
+        store=kept,
+        device=device,
+        batch_size=batch_size,
+        amp=amp,
+        channels_last=channels_last,
+        watch=screen.watching,
     )
     soups = [uniform_soup(Pool.of([one])) for one in pool]
     models = [

@@ -77,9 +77,20 @@ _MODES = ("max", "min")
 _SHARED = {"kind", "name", "model", "metric", "mode", "splits", "shifts", "space", "labels"}
 _OWN = {
     "text": {"max_length", "freeze"},
-    "image": {"weights", "image_size", "crop", "frozen", "final_layer", "workers"},
+    "image": {
+        "weights",
+        "image_size",
+        "crop",
+        "frozen",
+        "final_layer",
+        "workers",
+        "head",
+        "class_names",
+        "templates",
+    },
 }
-_TYPES: Mapping[str, tuple[type, str]] = {
+_LINES = "a list of texts, or a file with one on each line"
+_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "name": (str, "a text"),
     "model": (str, "a text"),
     "metric": (str, "a text"),
@@ -88,6 +99,9 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "final_layer": (str, "a text"),
     "labels": (list, "a list of texts"),
     "frozen": (list, "a list of texts"),
+    "head": (str, "a text"),
+    "class_names": ((list, str), _LINES),
+    "templates": ((list, str), _LINES),
     "max_length": (int, "a whole number"),
     "freeze": (int, "a whole number"),
     "image_size": (int, "a whole number"),
@@ -153,6 +167,7 @@ def _image_task(
     arguments: Mapping[str, Any],
 ) -> Task:
     from ladle.tasks.vision import ImageClassification
+    from ladle.tasks.vision_clip import texts_named
     from ladle.tasks.vision_pictures import read_image_folder
 
     labels = table.get("labels")
@@ -165,8 +180,14 @@ def _image_task(
     if is_reference(model):
         file, _, name = model.rpartition(":")
         builder: Any = load_attribute(f"{path.parent / file}:{name}")
+    elif model.startswith("open_clip:") and model.endswith(".json"):
+        file = model.partition(":")[2]
+        builder = f"open_clip:{path.parent / Path(file).expanduser()}"
     else:
         builder = model
+    for key in ("class_names", "templates"):
+        if isinstance(table.get(key), str):
+            arguments = {**arguments, key: texts_named(key, table[key], path.parent)}
     if "weights" in table:
         arguments = {**arguments, "weights": path.parent / Path(table["weights"]).expanduser()}
     return ImageClassification(
@@ -200,7 +221,7 @@ def _check_types(path: Path, table: Mapping[str, Any]) -> None:
         kind, words = _TYPES.get(key, (object, ""))
         # bool is an int to Python, and `true` is no number of layers.
         fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is int)
-        if fits and kind is list:
+        if fits and isinstance(value, list):
             fits = all(isinstance(item, str) for item in value)
         if not fits:
             raise BadTask(f"{path}: {key} is {value!r}; it has to be {words}")

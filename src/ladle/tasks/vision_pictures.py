@@ -174,15 +174,15 @@ def digest_of_file(path: str | Path) -> bytes:
     return total.digest()
 
 
-def imported(module: str, package: str | None = None) -> Any:
-    """A module that comes with the extra `vision`, or `MissingExtra`."""
+def imported(module: str, package: str | None = None, extra: str = "vision") -> Any:
+    """A module that comes with an extra of ladle's, or `MissingExtra`."""
     top = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != top:
             raise
-        raise MissingExtra(package or top, "vision") from error
+        raise MissingExtra(package or top, extra) from error
 
 
 def _read_image(path: str | Path) -> npt.NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from ladle.evaluate import BatchNormTaster, Evaluator
 from ladle.sweep import sweep
 from ladle.tasks import ImageClassification, load_task
 from ladle.tasks.vision_models import Architecture
+from reviews import MINILM
 
 ZERO_SHOT = ('head = "zero-shot"', 'weights = "base.pt"', f"templates = {json.dumps(TEMPLATES)}")
 
@@ -247,6 +249,44 @@ def test_preprocessing_is_what_the_weights_of_a_name_agree_in() -> None:
     assert other.data_config["input_size"] == (3, 96, 96)
     # 3 x 3 patches and the class token.
     assert other.build(None, None, str).visual.positional_embedding.shape == (10, 768)
+
+
+def test_where_weights_disagree_it_is_the_librarys_default() -> None:
+    tags = open_clip.list_pretrained_tags_by_model("ViT-H-14")
+    modes = {
+        open_clip.pretrained.get_pretrained_cfg("ViT-H-14", t).get("resize_mode") for t in tags
+    }
+    assert len(modes) > 1
+    assert Architecture("open_clip:ViT-H-14", 3).data_config["crop_mode"] == "center"
+
+
+def test_image_towers_of_timm_are_built_without_downloads(tmp_path: Path) -> None:
+    tower = {"timm_model_name": "test_vit", "timm_model_pretrained": True, "image_size": 160}
+    config = {**VIT, "vision_cfg": tower}
+    model = load_task(write_task(tmp_path, "image_size = 64", config=config)).build()
+    # 4 x 4 patches and the class token.
+    assert model.visual.trunk.pos_embed.shape == (1, 17, 64)
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_a_tokenizer_beside_the_configuration_is_found(tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    for file in MINILM.glob("*token*"):
+        shutil.copy(file, tmp_path / "words")
+    shutil.copy(MINILM / "config.json", tmp_path / "words")
+    shutil.copy(MINILM / "vocab.txt", tmp_path / "words")
+    text = {**VIT["text_cfg"], "vocab_size": 30522, "hf_tokenizer_name": "words"}
+    config = {**VIT, "text_cfg": text}
+    arguments = {**VIT, "text_cfg": {**text, "hf_tokenizer_name": None}}
+    base = build(arguments)
+    torch.save(base.state_dict(), tmp_path / "base.pt")
+    model = load_task(write_task(tmp_path, *ZERO_SHOT, config=config)).build()
+    tokenizer = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12)
+    with torch.no_grad():
+        classes = open_clip.build_zero_shot_classifier(base, tokenizer, CLASSES, TEMPLATES)
+        expected = base.logit_scale.exp() * classes.T
+    torch.testing.assert_close(model.classification_head.weight, expected)
 
 
 def test_only_the_image_tower_is_built() -> None:

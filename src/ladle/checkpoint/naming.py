@@ -74,8 +74,9 @@ def called_around(names: Collection[str], wanted: Collection[str]) -> dict[str, 
 def taken_by(model: object, names: Collection[str]) -> dict[str, str] | None:
     """The tensors of a checkpoint that a model takes, and what they are called there.
 
-    A model may say so itself, in a method `takes(names)`; the others are left out then. None for a
-    model that takes all of them, under names that differ by the prefixes of wrappers alone.
+    A model may say so itself, in a method `takes(names)`; what it has no place for is left out
+    then. None for a model that takes all of them, under names that differ by the prefixes of
+    wrappers alone.
     """
     takes = getattr(model, "takes", None)
     return None if takes is None else dict(takes(names))

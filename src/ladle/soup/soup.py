@@ -171,8 +171,8 @@ class Soup:
     def load_into(self, model: nn.Module) -> nn.Module:
         """Replace the weights of `model` in place, on whatever device they are; returns it.
 
-        A model with a method `takes(names)` chooses among the soup's tensors: it maps the names of
-        those that it has a place for to its own.
+        A model with a method `takes(names)` chooses among the soup's tensors: the method maps names
+        of the soup's to names of its own, and what it has no place for is left out.
 
         Raises:
             LayoutMismatch: the model's tensors are not the soup's.

@@ -91,10 +91,7 @@ class ImageTower(nn.Module):
         return logits
 
     def takes(self, names: Collection[str]) -> dict[str, str]:
-        """Of a checkpoint's tensors, those this module has a place for, and their names here.
-
-        The text tower is left out, and where this module's head is fixed, so is any other.
-        """
+        """Of a checkpoint's tensors, those of tower and head, and what they are called here."""
         found = names_in_tower(names)
         parts = {own.partition(".")[0] for own in found.values()}
         if TOWER not in parts:
@@ -102,9 +99,7 @@ class ImageTower(nn.Module):
                 f"the checkpoints hold no image tower of open_clip: none of their tensors "
                 f"({', '.join(sorted(names)[:3])}, ...) lies in {TOWER!r}"
             )
-        if isinstance(self.classification_head, FixedHead):
-            found = {name: own for name, own in found.items() if _is_of(own, TOWER)}
-        elif HEAD not in parts:
+        if HEAD not in parts and not isinstance(self.classification_head, FixedHead):
             raise LayoutMismatch(
                 f"the checkpoints hold no classifier ({HEAD}.weight); give head = 'zero-shot' in "
                 "the task, which makes one from the base's text tower"

@@ -17,7 +17,8 @@ from digits import Digits, make_runs
 from ladle.errors import ScoringFailed
 from ladle.evaluate import Evaluator, Store
 from ladle.soup import Pool, Soup
-from ladle.tasks import ImageClassification
+from ladle.tasks import ImageClassification, load_task
+from reviews import write_task
 
 QUICK = [{"amp": True}, {"channels_last": True}, {"amp": True, "channels_last": True}]
 
@@ -28,14 +29,15 @@ def images(name: str = "timm:test_resnet") -> ImageClassification:
     return ImageClassification("images", name, splits, label_names=["a", "b", "c"], image_size=32)
 
 
-def pool(folder: Path, task: ImageClassification, count: int = 2) -> Pool:
+def pool(folder: Path, task: Any, count: int = 2) -> Pool:
     generator = torch.Generator().manual_seed(0)
     paths = []
     for i in range(count):
         model = task.build()
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            for name, parameter in model.named_parameters():
+                if task.trainable(name):
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         paths.append(folder / f"{i}.pt")
         torch.save(model.state_dict(), paths[-1])
     return ladle.open(paths)
@@ -130,6 +132,16 @@ def test_a_task_of_ones_own_is_handed_numbers_that_numpy_knows(tmp_path: Path) -
     assert not torch.is_autocast_enabled("cpu")
     exact = Digits().predict(model, "held-out", device=device, batch_size=64)
     np.testing.assert_allclose(exact, logits(Own(), soup), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_text_task_keeps_is_exact(tmp_path: Path) -> None:
+    """What its frozen layers say is computed once, for all evaluations."""
+    task, fresh = (load_task(write_task(tmp_path)) for _ in range(2))
+    soup = ladle.uniform(pool(tmp_path, task, 1))
+    rounded = logits(task, soup, amp=True)
+    exact = logits(fresh, soup)
+    assert not np.array_equal(rounded, exact)
+    assert np.array_equal(logits(task, soup), exact)
 
 
 @pytest.mark.parametrize("way", [{}, *QUICK])

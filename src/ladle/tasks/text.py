@@ -269,6 +269,8 @@ class TextClassification:
             self._tokens[split] = PackedTokens.of(ids)
         return self._tokens[split]
 
+    # They are kept, so they must not depend on how the first evaluation computes.
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _states_of(self, split: str) -> Tensor | None:
         """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids.

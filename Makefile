@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 BUILD := pyproject.toml constraints.txt hatch_build.py src/ladle/native/kernel.c
 
-.PHONY: demo demo-vision test test-quick lint types bench clean-bench clean
+.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate clean-bench clean
 
 demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
 	$(BIN)/ladle demo --output $(DEMO)
@@ -23,6 +23,9 @@ test-quick: $(VENV)/all.done       ## the tests that take under two minutes in a
 
 bench: $(VENV)/all.done            ## averaging beside other tools: half an hour, 30 GB of disk
 	$(BIN)/python benchmarks/merge.py --ladle $(VENV)
+
+bench-evaluate: $(VENV)/all.done   ## evaluation with and without what makes it faster: minutes
+	$(BIN)/python benchmarks/evaluate.py
 
 clean-bench:
 	rm -rf benchmarks/work

@@ -40,3 +40,14 @@ def test_the_limit_and_the_kernels_are_measured(tmp_path: Path) -> None:
     assert found["bytes"] == sum(p.stat().st_size for p in (tmp_path / "models").iterdir())
     assert found["limit"] > 0 < found["merge"]
     assert {"compiled", "numpy", "torch"} == json.loads(run("kernels.py"))["bfloat16"].keys()
+
+
+@pytest.mark.slow
+def test_evaluation_is_timed_in_every_way(tmp_path: Path) -> None:
+    page = tmp_path / "evaluation.md"
+    run("evaluate.py", "--rounds", 1, "--images", 4, "--texts", 8, "--output", page)
+    rows = [line.split(" | ") for line in page.read_text("utf-8").splitlines() if line[0:1] == "|"]
+    rows = rows[2:]
+    assert len(rows) == 2 * (4 + 2) + 3
+    assert all(float(row[1]) > 0 for row in rows)
+    assert [float(row[4].strip(" |")) for row in rows if "as it stands" in row[0]] == [1.0, 1.0]

@@ -314,7 +314,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("resnet18", "neither timm:NAME nor torchvision:NAME"),
+        ("resnet18", "none of timm:NAME, torchvision:NAME and open_clip:NAME"),
         ("timm:no_such_model", "timm has no model 'no_such_model'"),
         ("torchvision:no_such_model", "torchvision has no classifier 'no_such_model'"),
         # Its last layer is a convolution.

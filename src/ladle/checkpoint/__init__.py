@@ -5,7 +5,7 @@ from ladle.checkpoint.applied import Applied
 from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
 from ladle.checkpoint.location import is_local, located
 from ladle.checkpoint.memory import MemoryCheckpoint
-from ladle.checkpoint.naming import matched, renamed_as
+from ladle.checkpoint.naming import matched, renamed, renamed_as, taken_by
 from ladle.checkpoint.open import (
     SUFFIXES,
     holds_weights,
@@ -31,7 +31,9 @@ __all__ = [
     "located",
     "matched",
     "open_checkpoint",
+    "renamed",
     "renamed_as",
     "side_files",
+    "taken_by",
     "weights_in",
 ]

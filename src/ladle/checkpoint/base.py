@@ -63,10 +63,10 @@ class Layout:
         return Layout({n: s for n, s in self.tensors.items() if n in names}, self.ties)
 
     def renamed(self, names: Mapping[str, str]) -> Layout:
-        """The same under other names; `names` maps the old to the new."""
+        """The same where these tensors have other names; `names` maps the old to the new."""
         return Layout(
-            {names[name]: spec for name, spec in self.tensors.items()},
-            {names[alias]: names[kept] for alias, kept in self.ties.items()},
+            {names.get(name, name): spec for name, spec in self.tensors.items()},
+            {names.get(alias, alias): names.get(kept, kept) for alias, kept in self.ties.items()},
         )
 
 

@@ -71,6 +71,17 @@ def called_around(names: Collection[str], wanted: Collection[str]) -> dict[str, 
     return itself
 
 
+def taken_by(model: object, names: Collection[str]) -> dict[str, str] | None:
+    """The tensors of a checkpoint that a model takes, and what they are called there.
+
+    A model may say so itself, in a method `takes(names)`; what it has no place for is left out
+    then. None for a model that takes all of them, under names that differ by the prefixes of
+    wrappers alone.
+    """
+    takes = getattr(model, "takes", None)
+    return None if takes is None else dict(takes(names))
+
+
 @dataclass(frozen=True)
 class Renamed:
     """A checkpoint under other names: see `Checkpoint`. `names` maps the old to the new."""
@@ -118,7 +129,12 @@ class Renamed:
 
 def renamed_as(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
     """`checkpoint` under the names of `wanted`, where wrappers' prefixes are all that differs."""
-    names = matched(checkpoint.layout.names, wanted)
-    if all(old == new for old, new in names.items()):
+    return renamed(checkpoint, matched(checkpoint.layout.names, wanted))
+
+
+def renamed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
+    """`checkpoint` where these tensors have other names; `names` maps the old to the new."""
+    called = {name: names.get(name, name) for name in checkpoint.layout.names}
+    if all(old == new for old, new in called.items()):
         return checkpoint
-    return Renamed(checkpoint, names)
+    return Renamed(checkpoint, called)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @options.seed
 @options.device
 @options.batch_size
+@options.amp
+@options.channels_last
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -56,6 +58,8 @@ def command(
     seed: int,
     device: str,
     batch_size: int,
+    amp: bool,
+    channels_last: bool,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -77,6 +81,11 @@ def command(
         )
     if score is not None and skip_corrupt:
         raise BadInput("--skip-corrupt goes with --task; a --score reads its own data")
+    if score is not None and (amp or channels_last):
+        raise BadInput(
+            f"--{'amp' if amp else 'channels-last'} is about how a --task computes; with --score, "
+            "your own code decides"
+        )
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
     chosen = _recipe(recipe, strict=strict, integers=integers)
@@ -86,7 +95,14 @@ def command(
     check_output(pool, output, overwrite=overwrite, rank=rank)
     check_store(store, output)
     open_evaluate = (
-        _task_evaluate(task, device, batch_size, skip_corrupt=skip_corrupt)
+        _task_evaluate(
+            task,
+            device,
+            batch_size,
+            amp=amp,
+            channels_last=channels_last,
+            skip_corrupt=skip_corrupt,
+        )
         if task is not None
         else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
@@ -160,7 +176,13 @@ def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
 
 
 def _task_evaluate(
-    reference: str, device: str, batch_size: int, *, skip_corrupt: bool
+    reference: str,
+    device: str,
+    batch_size: int,
+    *,
+    amp: bool,
+    channels_last: bool,
+    skip_corrupt: bool,
 ) -> OpenEvaluate:
     from ladle.evaluate import Evaluator, find_device
     from ladle.tasks import load_task
@@ -170,7 +192,13 @@ def _task_evaluate(
 
     def open_evaluate(store: Store, workspace: Path) -> Evaluator:
         return Evaluator(
-            task, store=store, device=device, batch_size=batch_size, watch=screen.watching
+            task,
+            store=store,
+            device=device,
+            batch_size=batch_size,
+            amp=amp,
+            channels_last=channels_last,
+            watch=screen.watching,
         )
 
     return open_evaluate

@@ -33,6 +33,8 @@ from ladle.errors import BadInput
 @options.seed
 @options.device
 @options.batch_size
+@options.amp
+@options.channels_last
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -48,6 +50,8 @@ def command(
     seed: int,
     device: str,
     batch_size: int,
+    amp: bool,
+    channels_last: bool,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -97,7 +101,13 @@ def command(
     ]
     kept = Store(store) if store else None
     evaluator = Evaluator(
-        found, store=kept, device=device, batch_size=batch_size, watch=screen.watching
+        found,
+        store=kept,
+        device=device,
+        batch_size=batch_size,
+        amp=amp,
+        channels_last=channels_last,
+        watch=screen.watching,
     )
     caveats = [*caveats_of(found), *chosen_by(pool, chosen)]
     if with_greedy_ensemble and evaluator.held_out in chosen:

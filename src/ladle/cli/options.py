@@ -60,6 +60,12 @@ device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
 )
 batch_size = click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+amp = click.option(
+    "--amp", is_flag=True, help="Evaluate in bfloat16 where PyTorch's autocast does; quicker."
+)
+channels_last = click.option(
+    "--channels-last", is_flag=True, help="Evaluate with weights laid out for convolutions."
+)
 task = click.option(
     "--task", help="demo-text, demo-vision, a .toml file, or FILE.py:NAME.", metavar="TASK"
 )

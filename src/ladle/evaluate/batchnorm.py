@@ -19,7 +19,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ladle.checkpoint import Bytes, Envelope, Layout, MemoryCheckpoint, TensorSpec, matched
+from ladle.checkpoint import (
+    Bytes,
+    Envelope,
+    Layout,
+    MemoryCheckpoint,
+    TensorSpec,
+    matched,
+    taken_by,
+)
 from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator, find_device
 from ladle.foreign import running
@@ -179,7 +187,12 @@ class _Estimator:
                 for name, tensor in model.state_dict().items()
                 if name.rpartition(".")[2] in _STATISTICS
             }
-        called = matched(found, soup.pool.layout.names)
+        taken = taken_by(model, soup.pool.layout.names)
+        called = (
+            matched(found, soup.pool.layout.names)
+            if taken is None
+            else {own: name for name, own in taken.items()}
+        )
         return {called[name]: tensor for name, tensor in found.items() if called[name] in names}
 
     def _model(self) -> tuple[nn.Module, torch.device]:

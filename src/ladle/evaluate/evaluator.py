@@ -11,6 +11,7 @@ import numpy as np
 
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import BadInput, BadTask
+from ladle.evaluate.arithmetic import Arithmetic
 from ladle.evaluate.store import Store
 from ladle.foreign import running
 from ladle.predictions import Array, Predictions
@@ -48,9 +49,14 @@ class Evaluator:
         store: Store | None = None,
         device: str = "auto",
         batch_size: int = 64,
+        amp: bool = False,
+        channels_last: bool = False,
         watch: Watch = unwatched,
     ) -> None:
-        """
+        """`amp` computes in bfloat16 where PyTorch's autocast does; `channels_last` lays the
+        weights of convolutions out for them. Both change rounding, and what the store knows one
+        evaluation by.
+
         Raises:
             BadTask: the task has no held-out split, or more than one.
             BadInput: there is no such device.
@@ -60,6 +66,7 @@ class Evaluator:
         self.store = store or Store(None)
         self.device = device
         self.batch_size = batch_size
+        self.arithmetic = Arithmetic(amp, channels_last)
         self._watch = watch
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
@@ -82,6 +89,7 @@ class Evaluator:
                 "name": task.metric.name,
                 "higher_is_better": task.metric.higher_is_better,
             },
+            "arithmetic": self.arithmetic.describe(),
             "splits": {split.name: split.describe() for split in task.splits.values()},
         }
 
@@ -110,7 +118,7 @@ class Evaluator:
                 + ", ".join(self.task.splits)
             )
         examples = self.task.splits[split]
-        key = (soup.digest, self.task.digest, examples.key)
+        key = (soup.digest, self.arithmetic.identity(self.task.digest), examples.key)
         logits = self.store.logits(*key)
         if logits is None:
             with self._lock:  # there is one model
@@ -127,7 +135,8 @@ class Evaluator:
         if self._live is None:
             device = find_device(self.device)
             with running(f"building the model of task {self.task.name!r}"):
-                self._live = (self.task.build().to(device).eval(), device)
+                model = self.arithmetic.laid_out(self.task.build().to(device).eval())
+                self._live = (model, device)
         model, device = self._live
         if self._loaded != soup.digest:
             self._loaded = None
@@ -138,6 +147,7 @@ class Evaluator:
             self._watch(text, len(split)) as advance,
             running(f"task {self.task.name!r} on {split.name}"),
             torch.inference_mode(),
+            self.arithmetic.computing(model, device),
         ):
             said = self.task.predict(
                 model, split.name, device=device, batch_size=self.batch_size, advance=advance

@@ -144,13 +144,14 @@ def touched(pool: Pool) -> list[str]:
     )
 
 
-def fitting(pool: Pool, names: Collection[str]) -> Layout:
+def fitting(pool: Pool, names: Collection[str], *, chosen: bool = False) -> Layout:
     """The layout of a pool as a model of these names takes it.
 
     A base may have tensors that the adapters' model has not, such as another head: they are left
-    out, as the libraries do that load it. What adapters hold stays, and so does a pool of models.
+    out, as the libraries do that load it. What adapters hold stays, and so does a pool of models,
+    unless the model has `chosen` what it takes.
     """
-    if not isinstance(_seen_through(pool[0]), Applied):
+    if not chosen and not isinstance(_seen_through(pool[0]), Applied):
         return pool.layout
     layout, wanted = pool.layout, {*names, *touched(pool)}
     tensors = {name: spec for name, spec in layout.tensors.items() if name in wanted}

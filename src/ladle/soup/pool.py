@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from ladle.checkpoint import Checkpoint, Layout, TensorSpec, matched, renamed_as
+from ladle.checkpoint import Checkpoint, Layout, TensorSpec, renamed, renamed_as
 from ladle.checkpoint.adapter import loose_factor
 from ladle.checkpoint.dtypes import promote
 from ladle.errors import BadInput, LayoutMismatch
@@ -65,7 +65,14 @@ class Ingredient:
 
     def renamed_as(self, names: Collection[str]) -> Ingredient:
         """The same under other names, if they differ by the prefixes of wrappers alone."""
-        return replace(self, checkpoint=renamed_as(self.checkpoint, names), known=self.content)
+        return self._under(renamed_as(self.checkpoint, names))
+
+    def renamed(self, names: Mapping[str, str]) -> Ingredient:
+        """The same where these tensors have other names."""
+        return self._under(renamed(self.checkpoint, names))
+
+    def _under(self, checkpoint: Checkpoint) -> Ingredient:
+        return replace(self, checkpoint=checkpoint, known=self.content)
 
 
 @dataclass(frozen=True)
@@ -145,11 +152,10 @@ class Pool:
         self.hash_all()
         return tuple(one.digest for one in self.ingredients)
 
-    def renamed_as(self, names: Collection[str]) -> Pool:
-        """The same under other names, if they differ by the prefixes of wrappers alone."""
-        ingredients = tuple(one.renamed_as(names) for one in self.ingredients)
-        layout = self.layout.renamed(matched(self.layout.names, names))
-        return replace(self, ingredients=ingredients, layout=layout)
+    def renamed(self, names: Mapping[str, str]) -> Pool:
+        """The same where these tensors have other names; `names` maps the old to the new."""
+        ingredients = tuple(one.renamed(names) for one in self.ingredients)
+        return replace(self, ingredients=ingredients, layout=self.layout.renamed(names))
 
     def hash_all(self, advance: Callable[[int], None] = lambda nbytes: None) -> None:
         """Read every ingredient for its sha256, two at a time; `advance` hears of the bytes."""

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladle.checkpoint import AdapterCheckpoint, Checkpoint, Envelope, Layout, matched, renamed_as
+from ladle.checkpoint import (
+    AdapterCheckpoint,
+    Checkpoint,
+    Envelope,
+    Layout,
+    matched,
+    renamed,
+    taken_by,
+)
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.merge import (
     Ingredients,
@@ -163,6 +171,9 @@ class Soup:
     def load_into(self, model: nn.Module) -> nn.Module:
         """Replace the weights of `model` in place, on whatever device they are; returns it.
 
+        A model with a method `takes(names)` chooses among the soup's tensors: the method maps names
+        of the soup's to names of its own, and what it has no place for is left out.
+
         Raises:
             LayoutMismatch: the model's tensors are not the soup's.
         """
@@ -175,8 +186,9 @@ class Soup:
                 "--base"
             )
         names = model.state_dict().keys()
-        soup = self.renamed_as(names)
-        sink = ModuleSink(model, fitting(soup.pool, names))
+        taken = taken_by(model, self.pool.layout.names)
+        soup = self.renamed_as(names) if taken is None else self.renamed(taken)
+        sink = ModuleSink(model, fitting(soup.pool, names, chosen=taken is not None))
         sink.check_untied(touched(soup.pool))
         replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
         sink.finish()
@@ -205,9 +217,12 @@ class Soup:
 
     def renamed_as(self, names: Collection[str]) -> Soup:
         """The same under other names, if they differ by the prefixes of wrappers alone."""
-        statistics = renamed_as(self.statistics, names) if self.statistics else None
-        merge = self.merge.renamed(matched(self.pool.layout.names, names))
-        pool = self.pool.renamed_as(names)
+        return self.renamed(matched(self.pool.layout.names, names))
+
+    def renamed(self, names: Mapping[str, str]) -> Soup:
+        """The same where these tensors have other names; `names` maps the old to the new."""
+        statistics = self.statistics and renamed(self.statistics, names)
+        pool, merge = self.pool.renamed(names), self.merge.renamed(names)
         return replace(self, pool=pool, merge=merge, statistics=statistics)
 
     def in_fixed_order(self) -> Soup:

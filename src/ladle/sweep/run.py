@@ -140,10 +140,12 @@ def _base(
         on_step(BASE, 0, 1)
         began = time.monotonic()
         model = task.build().to(device)
-        loss = linear_probe(task, model)
+        # A head without parameters was made by other means, and fine-tunings keep it.
+        has_head = bool(list(model.get_submodule(task.head).parameters()))
+        losses = [linear_probe(task, model)] if has_head else []
         part = _fresh(folder)
         task.save(model, part)
-        _complete(task, part, folder, None, [loss], time.monotonic() - began)
+        _complete(task, part, folder, None, losses, time.monotonic() - began)
         on_step(BASE, 1, 1)
     # Read back also when it was just fitted, so that a continued sweep starts from the same bits.
     start = uniform_soup(open_pool(folder)).load_into(task.build())

@@ -169,6 +169,7 @@ def _task_of_images(
     described: _Described, splits: Mapping[str, Examples], label_names: Iterable[str]
 ) -> Task:
     from ladle.tasks.vision import ImageClassification
+    from ladle.tasks.vision_clip import texts_named
     from ladle.tasks.vision_pictures import names_within
 
     path, table, sources, rule, shared = described
@@ -178,11 +179,17 @@ def _task_of_images(
         called = names_within(folder, train) if isinstance(train, list) else _rows(train)
         splits = cut_out(splits, rule, called, names)
     model: Any = table["model"]
+    library, _, name = model.partition(":")
     if is_reference(model):
         model = load_attribute(str(path.parent / model))
+    elif library == "open_clip" and name.endswith(".json"):
+        model = f"open_clip:{described.near(name)}"
     given = described.some(*_OF_IMAGES)
     if "weights" in given:
         given["weights"] = described.near(given["weights"])
+    for key in ("class_names", "templates"):
+        if isinstance(given.get(key), str):
+            given[key] = texts_named(key, given[key], path.parent)
     return ImageClassification(model=model, splits=splits, label_names=names, **shared, **given)
 
 
@@ -200,6 +207,9 @@ _OF_IMAGES = {
     "final_layer",
     "workers",
     "skip_corrupt",
+    "head",
+    "class_names",
+    "templates",
 }
 
 
@@ -220,7 +230,8 @@ _KINDS: Mapping[str, _Kind] = {
 
 # --- reading and checking -----------------------------------------------------------------
 
-_TYPES: Mapping[str, tuple[type, str]] = {
+_LINES = "a list of texts, or a file with one on each line"
+_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "name": (str, "a text"),
     "model": (str, "a text"),
     "metric": (str, "a text"),
@@ -228,6 +239,9 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "weights": (str, "a text"),
     "final_layer": (str, "a text"),
     "glue": (str, "a text"),
+    "head": (str, "a text"),
+    "class_names": ((list, str), _LINES),
+    "templates": ((list, str), _LINES),
     "labels": (list, "a list of texts"),
     "frozen": (list, "a list of texts"),
     "max_length": (int, "a whole number"),
@@ -268,7 +282,7 @@ def _check_types(path: Path, table: Mapping[str, Any]) -> None:
         kind, words = _TYPES.get(key, (object, ""))
         # bool is an int to Python, and `true` is no number of layers.
         fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is int)
-        if fits and kind is list:
+        if fits and isinstance(value, list):
             fits = all(isinstance(item, str) for item in value)
         if not fits:
             raise BadTask(f"{path}: {key} is {value!r}; it has to be {words}")

@@ -300,6 +300,8 @@ class TextClassification:
         accepted = inspect.signature(self._base.forward).parameters
         return "token_type_ids" in accepted and getattr(self._config, "type_vocab_size", 2) > 1
 
+    # They are kept, so they must not depend on how the first evaluation computes.
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _states_of(self, split: str) -> Tensor | None:
         """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids.

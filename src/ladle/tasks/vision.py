@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from ladle.errors import BadInput, BadTask
 from ladle.predictions import Array, ClassSubset, Metric, accuracy
 from ladle.tasks.base import Advance, Drawn, Role, Split, no_progress
+from ladle.tasks.vision_clip import TEMPLATES, Prompts
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
     Encoded,
@@ -56,10 +57,15 @@ class Examples(NamedTuple):
 class ImageClassification:
     """A `Trainable` task: one label per image.
 
-    `model` is `timm:NAME`, `torchvision:NAME` or a function that builds it; nothing is ever
-    downloaded. `weights` is the file of the pre-trained model (.safetensors, or .pt and .pth,
-    which are read without running code); `rename` maps its keys to the model's. Its head is taken
-    when the shape fits, otherwise the head starts at zero.
+    `model` is `timm:NAME`, `torchvision:NAME`, `open_clip:NAME` (or `open_clip:CONFIG.json`) or a
+    function that builds it; nothing is ever downloaded. `weights` is the file of the pre-trained
+    model (.safetensors, or .pt and .pth, which are read without running code); `rename` maps its
+    keys to the model's. Its head is taken when the shape fits, otherwise the head starts at zero.
+
+    `head` says where the classifier of an open_clip model is: `checkpoint`, in every checkpoint
+    (`classification_head`, as in the files of the model soups paper), or `zero-shot`: made by the
+    text tower of `weights`, from `class_names` (the label names, if None) and `templates`; no
+    fine-tuning changes it, and of a checkpoint only the image tower counts.
 
     `final_layer` is the module path of the head when the library does not know it. `image_size`
     (pixels) and `crop` (part of the shorter side that is seen, 0..1) are the model's own unless
@@ -90,6 +96,9 @@ class ImageClassification:
         frozen: Sequence[str] = (),
         workers: int = 0,
         skip_corrupt: bool = False,
+        head: str = "checkpoint",
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
         metric: Metric = accuracy,
         space: Mapping[str, object] | None = None,
     ) -> None:
@@ -99,7 +108,10 @@ class ImageClassification:
         self.space = space
         self.remarks: list[str] = []
         self._examples = {key: Examples(*value) for key, value in splits.items()}
-        self._architecture = Architecture(model, len(self.label_names), final_layer, image_size)
+        self._prompts = _prompts(name, head, self.label_names, class_names, templates)
+        self._architecture = Architecture(
+            model, len(self.label_names), final_layer, image_size, self._prompts
+        )
         self._weights = None if weights is None else Path(weights)
         self._rename = rename
         self._crop = crop
@@ -113,6 +125,7 @@ class ImageClassification:
                 "image_size starts at 1 pixel, crop lies above 0 and up to 1"
             )
         _check_splits(name, self._examples, len(self.label_names))
+        self._architecture.check_base(self._weights, rename)
         if skip_corrupt:
             for key, part in self._examples.items():
                 self._examples[key], remarks = _without_corrupt(key, part)
@@ -244,11 +257,17 @@ class ImageClassification:
     def save(self, model: nn.Module, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`; for timm, as on its hub.
 
-        `timm.create_model("local-dir:FOLDER", pretrained=True)` reads such a folder.
+        `timm.create_model("local-dir:FOLDER", pretrained=True)` reads such a folder. With a
+        zero-shot head it is the whole CLIP, the text tower that of the base, and
+        `open_clip.create_model("local-dir:FOLDER")` reads it.
         """
-        tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-        }
+        state = model.state_dict()
+        if self._prompts is not None and self._weights is not None:
+            base = self._architecture.whole_clip(self._weights, self._rename)
+            state = {**base.state_dict(), **state}
+            clip_config = self._architecture.describe_clip(self.preprocessing)
+            (Path(folder) / "open_clip_config.json").write_text(clip_config, encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         size = self.preprocessing.size
         data_config = {
@@ -303,6 +322,35 @@ def _in_eval_mode(layers: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for layer in awake:
             layer.training = True
+
+
+def _prompts(
+    task: str,
+    head: str,
+    label_names: tuple[str, ...],
+    class_names: Sequence[str] | None,
+    templates: Sequence[str] | None,
+) -> Prompts | None:
+    """What a zero-shot head is made from; None for one that is in the checkpoints."""
+    if head not in ("checkpoint", "zero-shot"):
+        raise BadTask(f"head is {head!r} in task {task}; choose 'checkpoint' or 'zero-shot'")
+    if head == "checkpoint":
+        given = {"class_names": class_names, "templates": templates}
+        if unused := [key for key, value in given.items() if value is not None]:
+            raise BadTask(
+                f"{' and '.join(unused)} of task {task} belong to head = 'zero-shot'; add it, or "
+                "leave them out"
+            )
+        return None
+    if class_names is not None and len(class_names) != len(label_names):
+        raise BadTask(
+            f"class_names of task {task} has {len(class_names)} names, and there are "
+            f"{len(label_names)} labels; give one for each, in their order"
+        )
+    return Prompts(
+        label_names if class_names is None else tuple(class_names),
+        TEMPLATES if templates is None else tuple(templates),
+    )
 
 
 def _without_corrupt(name: str, part: Examples) -> tuple[Examples, list[str]]:

@@ -8,6 +8,7 @@ import json
 import linecache
 import pickle
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ladle.errors import BadTask, UnreadableCheckpoint
-from ladle.tasks.vision_pictures import imported
+from ladle.tasks.vision_clip import (
+    HEAD,
+    FixedHead,
+    ImageTower,
+    OpenClip,
+    Prompts,
+    names_in_tower,
+)
+from ladle.tasks.vision_pictures import Preprocessing, imported
 
 Builder = Callable[[int, float | None], nn.Module]
 """Called with the number of classes and the dropout (None: the model's own)."""
@@ -36,23 +45,32 @@ IMAGENET = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """An image classifier: `timm:NAME`, `torchvision:NAME`, or a function that builds it.
+    """An image classifier: `timm:NAME`, `torchvision:NAME`, `open_clip:NAME`, or a function.
 
     `final_layer` is the module path of its last linear layer; None asks the library.
-    `image_size` is in pixels, None for the model's own. No weights are ever downloaded.
+    `image_size` is in pixels, None for the model's own. With `prompts`, the head is made by the
+    text tower of `open_clip`. No weights are ever downloaded.
     """
 
     source: str | Builder
     class_count: int
     final_layer: str | None = None
     image_size: int | None = None
+    prompts: Prompts | None = None
 
     def __post_init__(self) -> None:
         _ = self._parts  # so that a wrong source is refused here, where it is given
+        if self.library == "open_clip":
+            _ = self.data_config
+        elif self.prompts is not None:
+            raise BadTask(
+                f"head = 'zero-shot' is made by a text tower, which {self.name} does not have; "
+                "give an open_clip model, or leave it out"
+            )
 
     @property
     def library(self) -> str:
-        """`timm`, `torchvision`, or the empty string for a function."""
+        """`timm`, `torchvision`, `open_clip`, or the empty string for a function."""
         return self._parts[0]
 
     @property
@@ -63,6 +81,8 @@ class Architecture:
     @cached_property
     def data_config(self) -> Mapping[str, Any]:
         """Input size, crop, interpolation, mean and std that the model was trained with."""
+        if self.library == "open_clip":
+            return self._open_clip.preprocessing
         if self.library != "timm":
             return IMAGENET
         resolve = imported("timm.data").resolve_data_config
@@ -72,12 +92,16 @@ class Architecture:
     @cached_property
     def head(self) -> str:
         """Module path of the last linear layer."""
+        if self.prompts is not None:
+            return HEAD
         return self._find_head(self._skeleton(None))
 
     @property
     def identity(self) -> bytes:
         """Changes with the architecture; for a function, with the file that it is written in."""
         described = repr((self.library, self.name, self.class_count, self.final_layer))
+        if self.library == "open_clip":
+            described = repr((self._open_clip.identity, self.class_count, self.prompts))
         if callable(self.source) and (file := inspect.getsourcefile(inspect.unwrap(self.source))):
             # Knows the cells of a notebook too.
             described += "".join(linecache.getlines(file))
@@ -88,15 +112,43 @@ class Architecture:
     ) -> nn.Module:
         """The model in eval mode, filled from `weights`, whose keys go through `rename`.
 
-        The last layer is zero unless the weights have one of the right shape. What no file fills
-        is the same in every call.
+        The last layer is zero unless the weights have one of the right shape, or it is made from
+        `prompts`. What no file fills is the same in every call.
         """
+        if self.prompts is not None and weights is not None:
+            clip = self.whole_clip(weights, rename)
+            tower = ImageTower(clip.visual, self._zero_shot_head(clip, weights))
+            return _with_dropout(tower, dropout, self.name).eval()
         model = self._skeleton(dropout)
         head = self._find_head(model)
         if weights is None or not self._fill(model, head, weights, rename):
             for parameter in model.get_submodule(head).parameters():
                 nn.init.zeros_(parameter)
         return model.eval()
+
+    def check_base(self, weights: Path | None, rename: Callable[[str], str]) -> None:
+        """Look at the names in a file, before anything long begins.
+
+        Raises:
+            BadTask: `prompts` ask for a text tower, and the file has none.
+        """
+        if self.prompts is None:
+            return
+        if weights is None:
+            raise BadTask(
+                "head = 'zero-shot' is made by the base's text tower; give the file of the CLIP "
+                "that the checkpoints were fine-tuned from in weights"
+            )
+        self._open_clip.check_base(weights, rename)
+
+    def whole_clip(self, weights: Path, rename: Callable[[str], str]) -> Any:
+        """The base with both its towers, of an open_clip model."""
+        found = {rename(name): tensor for name, tensor in _read_weights(weights).items()}
+        return self._open_clip.whole(found, weights)
+
+    def describe_clip(self, preprocessing: Preprocessing) -> str:
+        """The text of `open_clip_config.json`, of an open_clip model."""
+        return self._open_clip.describe(preprocessing)
 
     def describe(self, label_names: tuple[str, ...], data_config: Mapping[str, object]) -> str:
         """The text of `config.json`; for timm, what timm itself would write for its hub."""
@@ -132,12 +184,16 @@ class Architecture:
                 )
             return "", f"{function.__module__}:{function.__qualname__}"
         library, _, name = self.source.partition(":")
-        if library not in ("timm", "torchvision") or not name:
+        if library not in ("timm", "torchvision", "open_clip") or not name:
             raise BadTask(
-                f"model {self.source!r} is neither timm:NAME nor torchvision:NAME; write one of "
-                "these or give a function that builds the model"
+                f"model {self.source!r} is none of timm:NAME, torchvision:NAME and open_clip:NAME; "
+                "write one of these or give a function that builds the model"
             )
         return library, name
+
+    @cached_property
+    def _open_clip(self) -> OpenClip:
+        return OpenClip(self.name, self.image_size)
 
     @cached_property
     def _timm_config(self) -> Mapping[str, Any]:
@@ -162,6 +218,10 @@ class Architecture:
                 return self.source(self.class_count, dropout)
             if self.library == "timm":
                 return self._build_with_timm(dropout)
+            if self.library == "open_clip":
+                return _with_dropout(
+                    self._open_clip.image_tower(self.class_count), dropout, self.name
+                )
             return self._build_with_torchvision(dropout)
 
     def _build_with_timm(self, dropout: float | None) -> nn.Module:
@@ -181,15 +241,17 @@ class Architecture:
                 "torchvision.models.list_models(module=torchvision.models)"
             )
         model: nn.Module = models.get_model(self.name, weights=None, num_classes=self.class_count)
-        if dropout is not None:
-            layers = [part for part in model.modules() if isinstance(part, nn.Dropout)]
-            if not layers and dropout > 0:
-                raise BadTask(
-                    f"{self.name} has no dropout layers; leave dropout out of the sweep's space"
-                )
-            for layer in layers:
-                layer.p = dropout
-        return model
+        return _with_dropout(model, dropout, self.name)
+
+    def _zero_shot_head(self, clip: Any, weights: Path) -> FixedHead:
+        # A sweep builds the model for every run, and many texts take their time.
+        if weights not in self._heads and self.prompts is not None:
+            self._heads[weights] = self._open_clip.zero_shot_head(clip, self.prompts)
+        return deepcopy(self._heads[weights])
+
+    @cached_property
+    def _heads(self) -> dict[Path, FixedHead]:
+        return {}
 
     def _find_head(self, model: nn.Module) -> str:
         layers = dict(model.named_modules())
@@ -197,6 +259,8 @@ class Architecture:
             path: Any = self.final_layer
         elif self.library == "timm":
             path = self._timm_config.get("classifier")
+        elif self.library == "open_clip":
+            path = HEAD
         else:
             linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
             path = linear[-1] if linear else None
@@ -212,6 +276,8 @@ class Architecture:
     def _fill(self, model: nn.Module, head: str, file: Path, rename: Callable[[str], str]) -> bool:
         """Copy the weights of a file into the model; whether they included its head."""
         found = {rename(name): tensor for name, tensor in _read_weights(file).items()}
+        if isinstance(model, ImageTower):
+            found = {own: found[name] for name, own in names_in_tower(found).items()}
         wanted = model.state_dict()
         of_head = [name for name in wanted if name.rpartition(".")[0] == head]
         fits = all(name in found and found[name].shape == wanted[name].shape for name in of_head)
@@ -234,6 +300,17 @@ class Architecture:
             )
         model.load_state_dict(found, strict=False)
         return fits
+
+
+def _with_dropout(model: nn.Module, dropout: float | None, name: str) -> nn.Module:
+    """The model with this probability in its dropout layers; None keeps what they have."""
+    layers = [part for part in model.modules() if isinstance(part, nn.Dropout)]
+    if dropout and not layers:
+        raise BadTask(f"{name} has no dropout layers; leave dropout out of the sweep's space")
+    if dropout is not None:
+        for layer in layers:
+            layer.p = dropout
+    return model
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

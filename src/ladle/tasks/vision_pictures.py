@@ -273,15 +273,15 @@ def _digest(files: Encoded, index: int) -> bytes:
     return total.digest()
 
 
-def imported(module: str, package: str | None = None) -> Any:
-    """A module that comes with the extra `vision`, or `MissingExtra`."""
+def imported(module: str, package: str | None = None, extra: str = "vision") -> Any:
+    """A module that comes with an extra of ladle's, or `MissingExtra`."""
     top = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != top:
             raise
-        raise MissingExtra(package or top, "vision") from error
+        raise MissingExtra(package or top, extra) from error
 
 
 @dataclass(frozen=True)

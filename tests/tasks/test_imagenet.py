@@ -14,7 +14,7 @@ from imagenets import SYNSETS, class_names, framed, make_objectnet, objectnet_co
 from ladle.errors import BadTask
 from ladle.tasks import ImageClassification, load_task
 from ladle.tasks.imagenet import DATA_SETS, Wanted, read_examples
-from ladle.tasks.vision import Examples
+from ladle.tasks.vision_splits import Examples
 
 TASK = """kind = "imagenet"
 model = "timm:test_vit"

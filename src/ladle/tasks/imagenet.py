@@ -18,8 +18,8 @@ from typing import Any
 from ladle.errors import BadTask
 from ladle.predictions import ClassSubset
 from ladle.tasks.base import Role
-from ladle.tasks.vision import Examples
 from ladle.tasks.vision_pictures import SUFFIXES, class_folders, imported, read_image_folder
+from ladle.tasks.vision_splits import Examples
 
 OBJECTNET_BORDER = 2
 """Pixels: ObjectNet's images come in a red frame, which its authors ask to cut off."""

@@ -19,7 +19,7 @@ from ladle.tasks.saved import is_saved
 from ladle.tasks.sources import Columns, Source
 
 if TYPE_CHECKING:
-    from ladle.tasks.vision import Examples
+    from ladle.tasks.vision_splits import Examples
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -129,8 +129,8 @@ def _text_task(described: _Described) -> Task:
 
 def _image_task(described: _Described) -> Task:
     from ladle.tasks.saved import IMAGE_COLUMNS, read_saved_images
-    from ladle.tasks.vision import Examples, Images
-    from ladle.tasks.vision_pictures import read_image_folder
+    from ladle.tasks.vision_pictures import Images, read_image_folder
+    from ladle.tasks.vision_splits import Examples
 
     path, table, sources, _, _ = described
     labels = table.get("labels")

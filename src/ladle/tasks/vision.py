@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,40 +18,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ladle.errors import BadInput, BadTask
-from ladle.predictions import Array, ClassSubset, Metric, accuracy
-from ladle.tasks.base import Advance, Drawn, Role, Split, no_progress
+from ladle.predictions import Array, Metric, accuracy
+from ladle.tasks.base import Advance, Role, Split, no_progress
 from ladle.tasks.vision_clip import TEMPLATES, Prompts
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
-    Encoded,
     Images,
     Pictures,
     Preprocessing,
-    are_corrupt,
     digest_of_file,
-    hashed_examples,
-    name_of,
     read_image_folder,
-    some_images,
 )
+from ladle.tasks.vision_splits import Examples, as_split, check_splits, without_corrupt
 
 __all__ = ["Builder", "Examples", "ImageClassification", "Images", "read_image_folder"]
-
-
-class Examples(NamedTuple):
-    """Labelled images and what they may be used for; labels count from 0.
-
-    `drawn` tells how the examples were cut out of train, where they were. Labels count the
-    `classes` where they are not the model's. Each image loses `border` pixels on every side before
-    anything else.
-    """
-
-    role: Role
-    images: Images
-    labels: npt.ArrayLike
-    drawn: Drawn | None = None
-    classes: ClassSubset | None = None
-    border: int = 0
 
 
 class ImageClassification:
@@ -124,24 +104,17 @@ class ImageClassification:
                 f"image_size = {image_size} and crop = {crop} cannot be used in task {name}; "
                 "image_size starts at 1 pixel, crop lies above 0 and up to 1"
             )
-        _check_splits(name, self._examples, len(self.label_names))
+        check_splits(name, self._examples, len(self.label_names))
         self._architecture.check_base(self._weights, rename)
         if skip_corrupt:
             for key, part in self._examples.items():
-                self._examples[key], remarks = _without_corrupt(key, part)
+                self._examples[key], remarks = without_corrupt(key, part)
                 self.remarks += remarks
 
     @cached_property
     def splits(self) -> Mapping[str, Split]:
         """The splits by name; the first look reads every byte of the images, for the digests."""
-        splits = {}
-        for key, part in self._examples.items():
-            labels = np.asarray(part.labels, dtype=np.int64)
-            digest, contents = hashed_examples(part.images, labels)
-            if part.border:
-                digest = f"{digest}-{part.border}"
-            splits[key] = Split(key, part.role, labels, digest, contents, part.classes, part.drawn)
-        return splits
+        return {key: as_split(key, part) for key, part in self._examples.items()}
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -351,76 +324,3 @@ def _prompts(
         label_names if class_names is None else tuple(class_names),
         TEMPLATES if templates is None else tuple(templates),
     )
-
-
-def _without_corrupt(name: str, part: Examples) -> tuple[Examples, list[str]]:
-    """The examples whose images can be decoded, and a sentence on the others if there are any."""
-    corrupt = are_corrupt(part.images)
-    if not corrupt.any():
-        return part, []
-    first = name_of(part.images, int(corrupt.argmax()))
-    if corrupt.all():
-        raise BadTask(f"no image of split {name} can be read; the first of them is {first}")
-    kept = np.flatnonzero(~corrupt)
-    images = some_images(part.images, kept.tolist())
-    sentence = (
-        f"{corrupt.sum():,} of the {len(corrupt):,} images of {name} cannot be read and are left "
-        f"out; the first of them is {first}"
-    )
-    return part._replace(images=images, labels=np.asarray(part.labels)[kept]), [sentence]
-
-
-def _check_splits(task: str, splits: Mapping[str, Examples], model_classes: int) -> None:
-    for name, (role, images, given, _, subset, _) in splits.items():
-        labels = np.asarray(given)
-        if subset is not None and subset.width > model_classes:
-            raise BadTask(
-                f"the classes of split {name} are made of {subset.width} columns, and the model of "
-                f"task {task} has {model_classes}; give it all label names"
-            )
-        if subset is not None and role == "train":
-            raise BadTask(
-                f"split {name} of task {task} has classes of its own, for which the model has no "
-                "outputs; train on data that has the model's classes"
-            )
-        classes = model_classes if subset is None else len(subset)
-        if role not in get_args(Role):
-            raise BadTask(
-                f"split {name} of task {task} has the role {role!r}; "
-                f"choose from {', '.join(get_args(Role))}"
-            )
-        if len(images) == 0:
-            raise BadTask(f"split {name} of task {task} is empty; give it images or leave it out")
-        if not isinstance(images, np.ndarray):
-            if not isinstance(images, Encoded) and not all(
-                isinstance(image, str | Path) for image in images
-            ):
-                raise BadTask(
-                    f"images of split {name} are neither one array nor paths; give uint8 (N, H, W) "
-                    "or (N, H, W, C), or a list of image files"
-                )
-        elif not (
-            images.dtype == np.uint8
-            and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3)))
-        ):
-            raise BadTask(
-                f"images of split {name} are {images.dtype} {images.shape}; give uint8 (N, H, W) "
-                "or (N, H, W, C) with 1 or 3 channels"
-            )
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-            raise BadTask(
-                f"labels of split {name} are {labels.dtype} {labels.shape}; give one integer for "
-                f"each of its {len(images)} images"
-            )
-        if labels.min() < 0 or labels.max() >= classes:
-            raise BadTask(
-                f"labels of split {name} go from {labels.min()} to {labels.max()}; with {classes} "
-                f"{'label names' if subset is None else 'classes'} they go from 0 to {classes - 1}"
-            )
-    count = {role: sum(part.role == role for part in splits.values()) for role in get_args(Role)}
-    if count["held-out"] != 1 or count["train"] > 1 or count["test"] > 1:
-        raise BadTask(
-            f"task {task} has {count['train']} train, {count['held-out']} held-out and "
-            f"{count['test']} test splits; give exactly one held-out split, for recipes to choose "
-            "by, and at most one of the others"
-        )

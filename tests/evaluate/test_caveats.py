@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,28 @@ def test_pictures_count_whatever_their_labels(as_files: bool, tmp_path: Path) ->
     task = ImageClassification("pictures", "timm:resnet18", splits, label_names=["a", "b"])  # type: ignore[arg-type]
     (sentence,) = shared_examples(task)
     assert sentence.startswith("2 of the 6 examples of test are in held-out too")
+
+
+def test_training_files_are_not_read_where_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for i in range(4):
+        files.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(files[-1])
+
+    def task() -> ImageClassification:
+        splits = {"train": files[:2], "held-out": files[2:3], "test": files[1:2]}
+        given = {name: (name, paths, np.zeros(len(paths), int)) for name, paths in splits.items()}
+        return ImageClassification("few", "timm:resnet18", given, label_names=["a", "b"])  # type: ignore[arg-type]
+
+    assert len(shared_examples(task())) == 1
+    monkeypatch.setattr("ladle.tasks.vision_splits._MOST_TO_HASH", 0)
+    stamped = task().splits["train"]
+    assert stamped.contents is None
+    assert shared_examples(task()) == []
+    assert task().splits["train"].digest == stamped.digest
+    os.utime(files[0], (1, 1))
+    assert task().splits["train"].digest != stamped.digest
+    held_out = task().splits["held-out"]
+    assert held_out.contents is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,6 +219,36 @@ def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np
     total.update(labels.astype("<i8").tobytes())
     contents = np.frombuffer(b"".join(one[:8] for one in each), "<u8")
     return total.hexdigest(), contents.astype(np.uint64)
+
+
+def nbytes_of(images: Images) -> int:
+    """How much there is to read from files; 0 where that is not known."""
+    if isinstance(images, np.ndarray | Encoded):
+        return 0
+    return sum(_stat(path).st_size for path in images)
+
+
+def stamp_of(images: Images, labels: Labels) -> str:
+    """Sha256 of what tells files apart without reading them: name, size, time; and of the labels.
+
+    Raises:
+        TypeError: the images are not in files of their own.
+    """
+    if isinstance(images, np.ndarray | Encoded):
+        raise TypeError("only files have a stamp")
+    total = hashlib.sha256()
+    for path in images:
+        found = _stat(path)
+        total.update(f"{Path(path).name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    total.update(labels.astype("<i8").tobytes())
+    return total.hexdigest()
+
+
+def _stat(path: str | Path) -> os.stat_result:
+    try:
+        return Path(path).stat()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
 def are_corrupt(images: Images) -> npt.NDArray[np.bool_]:

@@ -125,6 +125,18 @@ def clear_claimed(part: Path, *, keep: Collection[str] = ()) -> None:
             entry.unlink()
 
 
+def cache_folder() -> Path:
+    """Where ladle keeps what it fetched, or computed for long, for other commands too.
+
+    $LADLE_CACHE, $XDG_CACHE_HOME/ladle or ~/.cache/ladle.
+    """
+    if own := os.environ.get("LADLE_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "ladle"
+    return Path.home() / ".cache" / "ladle"
+
+
 def publish_file(part: Path, path: Path) -> None:
     """Make a finished file become `path`."""
     _sync(part)

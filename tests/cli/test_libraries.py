@@ -26,6 +26,12 @@ pytestmark = pytest.mark.slow
 LADLE = Path(sys.executable).with_name("ladle")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that tests make are no business of the person who runs them."""
+    monkeypatch.setenv("LADLE_CACHE", str(tmp_path / "cache"))
+
+
 def run(folder: Path, *arguments: object) -> Any:
     done = subprocess.run(
         [str(LADLE), *map(str, arguments), "--json"],

@@ -9,7 +9,7 @@ from sklearn.linear_model import RidgeCV
 
 from ladle.errors import BadTask
 from ladle.sweep.loss import loss_of
-from ladle.sweep.probe import _PENALTIES, _fit_numbers, linear_probe
+from ladle.sweep.probe import _PENALTIES, linear_probe
 from ladle.tasks.base import Split
 from toy_task import Net, PointsTask
 
@@ -85,17 +85,3 @@ def test_the_probe_does_not_fit_what_is_only_noise():
     task.width = 60
     loss = linear_probe(task, task.build())
     assert loss > 0.5 * task.labels.var()
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_penalty_of_few_examples_is_that_of_scikit_learn(bias: bool):
-    """Where the mean's own share in each prediction decides which penalty is best."""
-    for seed in range(100):
-        generator = np.random.default_rng(seed)
-        features, labels = generator.normal(size=(6, 4)), generator.normal(size=6)
-        head = torch.nn.Linear(4, 1, bias=bias)
-        weight, _ = _fit_numbers(torch.from_numpy(features), torch.from_numpy(labels), head)
-        centred = features - features.mean(0) if bias else features
-        alphas = np.square(centred).sum(0).mean() * np.array(_PENALTIES)[::-1]
-        ridge = RidgeCV(alphas, fit_intercept=bias).fit(features, labels)
-        np.testing.assert_allclose(weight[0], ridge.coef_, rtol=1e-5, atol=1e-8)

@@ -34,6 +34,7 @@ from ladle.errors import BadTask, LadleError, LayoutMismatch, MissingExtra
 from ladle.evaluate import BatchNormTaster, Evaluator
 from ladle.sweep import sweep
 from ladle.tasks import ImageClassification, load_task
+from ladle.tasks.vision_clip import FixedHead, OpenClip
 from ladle.tasks.vision_models import Architecture
 from reviews import MINILM
 
@@ -60,6 +61,12 @@ def said(task: ImageClassification, checkpoint: Path, split: str = "test") -> np
     return Evaluator(task).predict(ladle.uniform(ladle.open([checkpoint])), split).logits
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that tests make are no business of the person who runs them."""
+    monkeypatch.setenv("LADLE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> nn.Module:
     model = build()
@@ -78,6 +85,36 @@ def test_a_zero_shot_head_says_what_open_clip_says(tmp_path: Path, base: nn.Modu
     found = said(task, run / "checkpoints" / "epoch_1.pt")
     assert np.ptp(expected) > 1
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_zero_shot_head_is_made_once(
+    tmp_path: Path, base: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all commands: another base, or other prompts, get another."""
+    made = []
+    original = OpenClip.zero_shot_head
+
+    def counted(self: OpenClip, *given: Any) -> FixedHead:
+        made.append(given)
+        return original(self, *given)
+
+    monkeypatch.setattr(OpenClip, "zero_shot_head", counted)
+    path = write_task(tmp_path, *ZERO_SHOT)
+
+    def head() -> list[list[float]]:
+        model = load_task(path).build()
+        return model.classification_head.weight.tolist()  # type: ignore[no-any-return, union-attr]
+
+    first = head()
+    assert head() == first
+    assert len(made) == 1
+    (kept,) = (tmp_path / "cache" / "zero-shot-heads").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert head() == first
+    assert len(made) == 2
+    torch.save(build(seed=3).state_dict(), tmp_path / "base.pt")
+    assert head() != first
+    assert len(made) == 3
 
 
 def test_images_of_any_size_are_prepared_as_open_clip_does(tmp_path: Path, base: nn.Module) -> None:

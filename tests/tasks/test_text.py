@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ladle.errors import BadInput, BadTask, LadleError, MissingExtra
+from ladle.files import cache_folder
 from ladle.tasks import Trainable, demo_text
 from ladle.tasks.text import TextClassification, read_texts
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
@@ -302,11 +303,11 @@ def test_a_wrong_file_is_refused_with_its_line(name, content, says, tmp_path):
 def test_the_cache_is_where_the_environment_says(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     monkeypatch.setenv("LADLE_CACHE", "/l")
-    assert demo_text.cache_folder() == Path("/l")
+    assert cache_folder() == Path("/l")
     monkeypatch.delenv("LADLE_CACHE")
-    assert demo_text.cache_folder() == Path("/x/ladle")
+    assert cache_folder() == Path("/x/ladle")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert demo_text.cache_folder() == Path.home() / ".cache" / "ladle"
+    assert cache_folder() == Path.home() / ".cache" / "ladle"
 
 
 def test_another_source_archive_is_refused_unopened(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ladle.errors import BadTask, LadleError
+from ladle.errors import BadTask, LadleError, MissingExtra
 from ladle.sweep.loss import loss_of
 from ladle.tasks.base import Trainable
 
@@ -80,26 +80,19 @@ def _fit_classes(features: Tensor, labels: Tensor, head: nn.Linear) -> tuple[Ten
 
 
 def _fit_numbers(features: Tensor, labels: Tensor, head: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    numbers = labels.double()
-    centre = features.mean(0) if head.bias is not None else torch.zeros_like(features[0])
-    middle = numbers.mean() if head.bias is not None else torch.zeros_like(numbers[0])
-    squares, basis = torch.linalg.eigh((features - centre).T @ (features - centre))
-    components = (features - centre) @ basis
-    projected = components.T @ (numbers - middle)
-    # The mean takes its share in every prediction, as it is fitted, too.
-    share = 0.0 if head.bias is None else 1 / len(numbers)
-
-    def left_out(penalty: float) -> float:
-        """The mean squared error of each example by the fit of the others, in closed form."""
-        shrunk = 1 / (squares + penalty)
-        errors = numbers - middle - components @ (projected * shrunk)
-        leverage = share + components.square() @ shrunk
-        return float((errors / (1 - leverage).clamp(min=1e-9)).square().mean())
-
-    unit = float(squares.mean()) or 1.0
-    penalty = min((unit * factor for factor in reversed(_PENALTIES)), key=left_out)
-    weight = (basis @ (projected / (squares + penalty)))[None]
-    return weight, None if head.bias is None else middle - weight @ centre
+    try:
+        from sklearn.linear_model import RidgeCV
+    except ImportError:
+        raise MissingExtra("scikit-learn (for a linear probe of numbers)", "metrics") from None
+    has_bias = head.bias is not None
+    centre = features.mean(0) if has_bias else torch.zeros_like(features[0])
+    unit = float((features - centre).square().sum() / features.shape[1]) or 1.0
+    # Of penalties that leave equal errors the first is taken: the largest.
+    penalties = [unit * factor for factor in reversed(_PENALTIES)]
+    fit = RidgeCV(alphas=penalties, fit_intercept=has_bias)
+    fit.fit(features.numpy(), labels.double().numpy())
+    weight = torch.from_numpy(fit.coef_)[None]
+    return weight, torch.tensor([fit.intercept_]) if has_bias else None
 
 
 def _features(task: Trainable, model: nn.Module, head: nn.Linear) -> tuple[Tensor, Tensor]:

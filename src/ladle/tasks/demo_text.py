@@ -12,7 +12,6 @@ import hashlib
 import html
 import importlib.util
 import io
-import os
 import subprocess
 import sys
 import tarfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ladle.errors import LadleError, MissingExtra
+from ladle.files import cache_folder
 from ladle.tasks.base import Role
 from ladle.tasks.text import TextClassification
 
@@ -73,15 +73,6 @@ def demo_text(cache: Path | None = None) -> TextClassification:
         freeze=5,
         space=_SPACE,
     )
-
-
-def cache_folder() -> Path:
-    """Where ladle keeps what it fetched: $LADLE_CACHE, $XDG_CACHE_HOME/ladle or ~/.cache/ladle."""
-    if own := os.environ.get("LADLE_CACHE"):
-        return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "ladle"
-    return Path.home() / ".cache" / "ladle"
 
 
 def _model_folder() -> Path:

@@ -223,6 +223,10 @@ class OpenClip:
         """
         tokens = self._tokenizer()
         text = self._config[0]["text_cfg"]
+        device = torch.device("cpu")
+        if torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator() or device
+        clip = clip.to(device)
         room = sys.maxsize if "hf_model_name" in text else text.get("vocab_size", 49408)
         rows = []
         with torch.no_grad():
@@ -233,13 +237,17 @@ class OpenClip:
                         f"the tokenizer of {self.source} knows more tokens than the {room} of its "
                         "text tower; correct vocab_size or hf_tokenizer_name in its configuration"
                     )
-                said = [clip.encode_text(t, normalize=True) for t in texts.split(_TEXTS_AT_ONCE)]
+                said = [
+                    clip.encode_text(t.to(device), normalize=True)
+                    for t in texts.split(_TEXTS_AT_ONCE)
+                ]
                 rows.append(F.normalize(torch.cat(said).mean(dim=0), dim=0))
-            weight = clip.logit_scale.exp() * torch.stack(rows)
+            weight = (clip.logit_scale.exp() * torch.stack(rows)).cpu()
             bias = torch.zeros(len(rows))
             if getattr(clip, "logit_bias", None) is not None:
-                bias += clip.logit_bias
-        return FixedHead(weight, bias)
+                bias += clip.logit_bias.cpu()
+        clip.cpu()
+        return FixedHead(weight.clone(), bias)
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """The text of the `open_clip_config.json` that open_clip wants beside the weights."""

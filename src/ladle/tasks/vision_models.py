@@ -6,9 +6,10 @@ import hashlib
 import inspect
 import json
 import linecache
+import os
 import pickle
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ladle.errors import BadTask, UnreadableCheckpoint
+from ladle.files import cache_folder
 from ladle.tasks.vision_clip import (
     HEAD,
     FixedHead,
@@ -28,7 +30,7 @@ from ladle.tasks.vision_clip import (
     Prompts,
     names_in_tower,
 )
-from ladle.tasks.vision_pictures import Preprocessing, imported
+from ladle.tasks.vision_pictures import Preprocessing, digest_of_file, imported
 
 Builder = Callable[[int, float | None], nn.Module]
 """Called with the number of classes and the dropout (None: the model's own)."""
@@ -244,14 +246,20 @@ class Architecture:
         return _with_dropout(model, dropout, self.name)
 
     def _zero_shot_head(self, clip: Any, weights: Path) -> FixedHead:
-        # A sweep builds the model for every run, and many texts take their time.
-        if weights not in self._heads and self.prompts is not None:
-            self._heads[weights] = self._open_clip.zero_shot_head(clip, self.prompts)
-        return deepcopy(self._heads[weights])
-
-    @cached_property
-    def _heads(self) -> dict[Path, FixedHead]:
-        return {}
+        assert self.prompts is not None  # noqa: S101
+        # ImageNet's classes in 80 templates take minutes, or on a CPU an hour: once is enough.
+        key = hashlib.sha256(self.identity + digest_of_file(weights)).hexdigest()[:32]
+        kept = cache_folder() / "zero-shot-heads" / f"{key}.safetensors"
+        with suppress(OSError, SafetensorError, KeyError):
+            found = load_file(kept)
+            return FixedHead(found["weight"], found["bias"])
+        head = self._open_clip.zero_shot_head(clip, self.prompts)
+        part = kept.with_suffix(f".{os.getpid()}.part")
+        with suppress(OSError):  # It is made again then.
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"weight": head.weight, "bias": head.bias}, part)
+            part.replace(kept)
+        return head
 
     def _find_head(self, model: nn.Module) -> str:
         layers = dict(model.named_modules())

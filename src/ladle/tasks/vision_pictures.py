@@ -171,7 +171,8 @@ class Pictures:
             resized = self.resize(pixels).expand(-1, 3, -1, -1)
         else:
             files = _encoded(self.images)
-            resized = torch.stack([self.resize(self._read(files, i)) for i in indices])
+            read = _in_threads(lambda k: self.resize(self._read(files, indices[k])), len(indices))
+            resized = torch.stack(read)
         if self.augmentation == 0:
             return resized
         pairs = zip(resized, indices, strict=True)

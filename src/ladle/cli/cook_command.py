@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ladle.cli import evaluations, options, screen, tastings
+from ladle.cli import evaluations, options, recipe_options, screen, tastings
 from ladle.errors import BadInput
 
 if TYPE_CHECKING:
-    from ladle.cook import OpenEvaluate, Recipe
+    from ladle.cook import OpenEvaluate
     from ladle.evaluate import BlackBox, Evaluator, Store
     from ladle.soup import Ingredient, Pool
 
 
-@click.command("cook")
+@click.command("cook", cls=recipe_options.CommandWithRecipes)
 @options.opening
 @options.task
 @options.skip_corrupt
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
-@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
-@click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
+@recipe_options.recipe
+@recipe_options.option
 @options.base
 @options.store
 @options.writing
@@ -44,7 +43,7 @@ def command(
     score: str | None,
     model: str | None,
     recipe: str,
-    strict: bool,
+    further: tuple[str, ...],
     base: str | Path | None,
     store: Path | None,
     output: Path,
@@ -63,6 +62,7 @@ def command(
     opening: options.Opening,
     as_json: bool,
     debug: bool,
+    **of_recipes: Any,
 ) -> None:
     """Choose checkpoints against held-out data, average them, and judge the soup.
 
@@ -88,10 +88,11 @@ def command(
         )
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
-    chosen = _recipe(recipe, strict=strict, integers=integers)
-    pool = opening.pool(inputs)
     start = _base(base, inputs)
+    pool = opening.pool(inputs)
     pool = _models(pool, start, task)
+    supplied = {"base": start, "seed": seed, "integers": integers}
+    chosen = recipe_options.chosen(recipe, of_recipes, further, supplied)
     check_output(pool, output, overwrite=overwrite, rank=rank)
     check_store(store, output)
     open_evaluate = (
@@ -152,27 +153,6 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
     if task is not None and any(is_adapter(one.checkpoint) for one in pool):
         raise BadInput("an adapter is no model without its base; give it with --base")
     return pool
-
-
-def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
-    from ladle.foreign import is_reference, load_function, offered
-    from ladle.recipes import RECIPES
-
-    if strict and name != "greedy":
-        raise BadInput(f"--strict belongs to --recipe greedy, not to {name}")
-    others = offered("ladle.recipes")
-    recipe: Recipe
-    if name in RECIPES:
-        options = {"strict": strict} if name == "greedy" else {}
-        recipe = partial(RECIPES[name], integers=integers, **options)
-    elif is_reference(name):
-        recipe = load_function(name)
-    elif name in others:
-        recipe = others[name].load()
-    else:
-        known = ", ".join([*RECIPES, *others])
-        raise BadInput(f"--recipe {name!r} is none of {known} and no FILE.py:FUNCTION")
-    return recipe
 
 
 def _task_evaluate(

@@ -6,14 +6,18 @@ from collections.abc import Callable, Mapping
 
 from ladle.recipes.best_single import best
 from ladle.recipes.greedy_soup import greedy
+from ladle.recipes.options import OPTIONS, Option
 from ladle.recipes.uniform_soup import uniform
 from ladle.soup import Soup
 
 RECIPES: Mapping[str, Callable[..., Soup]] = {
-    "best": best,
     "greedy": greedy,
-    "uniform": lambda pool, evaluate, **options: uniform(pool, **options),
+    "uniform": uniform,
+    "best": best,
 }
-"""The built-in recipes by name, all called as `recipe(pool, evaluate, **options)`."""
+"""The built-in recipes by name, all called as `recipe(pool, evaluate, **options)`.
 
-__all__ = ["RECIPES", "best", "greedy", "uniform"]
+The signature says the rest: see `ladle.cli.recipe_options` for what the command line makes of it.
+"""
+
+__all__ = ["OPTIONS", "RECIPES", "Option", "best", "greedy", "uniform"]

@@ -220,6 +220,8 @@ def _judged(
         everything = uniform_soup(pool, integers=kitchen.integers)
         everything = taste.settled(replace(everything, rank=kitchen.rank))
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
+    for name, other in soup.beside.items():
+        contestants.append(contestant(name, "curve", taste.settled(other), evaluator))
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))
     splits = [split for split in evaluator.task.splits.values() if split.role != "train"]

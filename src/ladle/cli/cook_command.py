@@ -133,7 +133,7 @@ def command(
             {"output": str(output), "soup": done.record, "evaluations": done.evaluations}
         )
         return
-    tastings.show(done.record, output)
+    tastings.show(done.record, output, done.evaluations)
     if done.evaluations:
         screen.say("")
         higher = done.record["metric"]["higher_is_better"]

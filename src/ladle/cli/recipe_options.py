@@ -108,7 +108,7 @@ def chosen(
     def recorded(pool: Pool, evaluate: Evaluate) -> Soup:
         from ladle.soup import Soup
 
-        found = with_options(pool, evaluate)
+        found: Soup = with_options(pool, evaluate)
         # What is no soup is for `cook` to complain of.
         told = isinstance(found, Soup)
         return replace(found, options={**options, **found.options}) if told else found

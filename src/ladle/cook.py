@@ -68,6 +68,8 @@ class Kitchen:
     bn: BatchNormMode = "best"
     overwrite: bool = False
     seed: int = 0
+    caveats: Sequence[str] = ()
+    """What is to be said of the ingredients wherever the soup is shown."""
     command: str | None = None
     watch: Watch = unwatched
 
@@ -179,10 +181,11 @@ def _chosen_and_judged(
 ) -> tuple[Soup, list[dict[str, Any]], dict[str, Any]]:
     """The soup, the rows of `evaluations.jsonl`, and what else there is to record."""
     if not isinstance(evaluate, Evaluator):
-        return _chosen(recipe, pool, evaluate, kitchen), [], {}
+        return _chosen(recipe, pool, evaluate, kitchen), [], {"caveats": [*kitchen.caveats]}
     taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
     soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
-    about = {"batchnorm": taste.describe(soup), "caveats": caveats_of(evaluate.task)}
+    caveats = [*kitchen.caveats, *caveats_of(evaluate.task)]
+    about = {"batchnorm": taste.describe(soup), "caveats": caveats}
     return soup, _judged(pool, soup, evaluate, taste, kitchen), about
 
 

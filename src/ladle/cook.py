@@ -68,6 +68,8 @@ class Kitchen:
     bn: BatchNormMode = "best"
     overwrite: bool = False
     seed: int = 0
+    caveats: Sequence[str] = ()
+    """What is to be said of the ingredients wherever the soup is shown."""
     command: str | None = None
     watch: Watch = unwatched
 
@@ -179,10 +181,11 @@ def _chosen_and_judged(
 ) -> tuple[Soup, list[dict[str, Any]], dict[str, Any]]:
     """The soup, the rows of `evaluations.jsonl`, and what else there is to record."""
     if not isinstance(evaluate, Evaluator):
-        return _chosen(recipe, pool, evaluate, kitchen), [], {}
+        return _chosen(recipe, pool, evaluate, kitchen), [], {"caveats": [*kitchen.caveats]}
     taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
     soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
-    about = {"batchnorm": taste.describe(soup), "caveats": caveats_of(evaluate.task)}
+    caveats = [*kitchen.caveats, *caveats_of(evaluate.task)]
+    about = {"batchnorm": taste.describe(soup), "caveats": caveats}
     return soup, _judged(pool, soup, evaluate, taste, kitchen), about
 
 
@@ -220,6 +223,8 @@ def _judged(
         everything = uniform_soup(pool, integers=kitchen.integers)
         everything = taste.settled(replace(everything, rank=kitchen.rank))
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
+    for name, other in soup.beside.items():
+        contestants.append(contestant(name, "curve", taste.settled(other), evaluator))
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))
     splits = [split for split in evaluator.task.splits.values() if split.role != "train"]

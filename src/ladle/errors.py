@@ -29,6 +29,12 @@ class LayoutMismatch(BadInput):
     """Checkpoints differ in their tensors, so they cannot be averaged."""
 
 
+class NotSoupable(LadleError):
+    """Checkpoints that can be read, and that a check says no soup can be made of."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class NonFiniteTensor(BadInput):
     """A checkpoint holds NaN or infinity, or a soup overflows the dtype it is written in."""
 

@@ -55,7 +55,7 @@ def test_a_damaged_line_is_named(soup, lines, write):
     ("key", "value", "message"),
     [
         ("model", 3, "`model` should be a string, found 3"),
-        ("kind", "stew", "`kind` is 'stew', known are base, single, soup, ensemble"),
+        ("kind", "stew", "`kind` is 'stew', known are base, single, soup, curve, ensemble"),
         ("value", "high", '`value` should be a number, found "high"'),
         ("n", True, "`n` should be an integer, found true"),
         ("members", [1], "`members` should be a list of strings"),

@@ -21,7 +21,7 @@ Advance = Callable[[int], None]
 def check(
     inputs: Gathered | str | Path | Iterable[str | Path],
     *,
-    base: str | Path | None = None,
+    base: str | Path | Checkpoint | None = None,
     task: Task | Evaluator | None = None,
     seed: int = 0,
     advance: Advance = lambda nbytes: None,
@@ -39,7 +39,7 @@ def check(
         'soupable'
     """
     found = inputs if isinstance(inputs, Gathered) else gather(inputs)
-    origin = None if base is None else open_checkpoint(base)
+    origin = open_checkpoint(base) if isinstance(base, (str, Path)) else base
     return _report(found, origin, task, seed, advance)
 
 

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ladle.cli import evaluations, options, screen, tastings
-from ladle.errors import BadInput
+from ladle.cli import evaluations, options, recipe_options, screen, tastings
+from ladle.errors import BadInput, LayoutMismatch, NotSoupable
 
 if TYPE_CHECKING:
-    from ladle.cook import OpenEvaluate, Recipe
+    from ladle.cook import OpenEvaluate
     from ladle.evaluate import BlackBox, Evaluator, Store
-    from ladle.soup import Ingredient, Pool
+    from ladle.soup import Gathered, Ingredient, Pool
 
 
-@click.command("cook")
+@click.command("cook", cls=recipe_options.CommandWithRecipes)
 @options.opening
 @options.task
 @options.skip_corrupt
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
-@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
-@click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
+@recipe_options.recipe
+@recipe_options.option
+@click.option(
+    "--force", is_flag=True, help="Go on where `ladle check` finds that no soup can be made."
+)
 @options.base
 @options.store
 @options.writing
@@ -44,7 +46,8 @@ def command(
     score: str | None,
     model: str | None,
     recipe: str,
-    strict: bool,
+    further: tuple[str, ...],
+    force: bool,
     base: str | Path | None,
     store: Path | None,
     output: Path,
@@ -63,6 +66,7 @@ def command(
     opening: options.Opening,
     as_json: bool,
     debug: bool,
+    **of_recipes: Any,
 ) -> None:
     """Choose checkpoints against held-out data, average them, and judge the soup.
 
@@ -88,10 +92,11 @@ def command(
         )
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
-    chosen = _recipe(recipe, strict=strict, integers=integers)
-    pool = opening.pool(inputs)
     start = _base(base, inputs)
-    pool = _models(pool, start, task)
+    found = opening.gather(inputs)
+    pool = _models(_pool(found), start, task)
+    supplied = {"base": start, "seed": seed, "integers": integers}
+    chosen = recipe_options.chosen(recipe, of_recipes, further, supplied)
     check_output(pool, output, overwrite=overwrite, rank=rank)
     check_store(store, output)
     open_evaluate = (
@@ -106,6 +111,7 @@ def command(
         if task is not None
         else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
+    caveats = _checked(found, start, force=force)
     if dry_run:
         if as_json:
             names = [one.name for one in pool]
@@ -122,17 +128,18 @@ def command(
         bn=bn,
         overwrite=overwrite,
         seed=seed,
+        caveats=caveats,
         command=shlex.join(["ladle", *sys.argv[1:]]),
         watch=screen.watching_bytes,
     )
     done = cook(pool, chosen, open_evaluate, output, kitchen)
-    screen.remark_all(done.record.get("caveats", ()))
+    screen.remark_all(text for text in done.record["caveats"] if text not in caveats)
     if as_json:
         screen.print_json(
             {"output": str(output), "soup": done.record, "evaluations": done.evaluations}
         )
         return
-    tastings.show(done.record, output)
+    tastings.show(done.record, output, done.evaluations)
     if done.evaluations:
         screen.say("")
         higher = done.record["metric"]["higher_is_better"]
@@ -141,6 +148,40 @@ def command(
         screen.say("")
         for sentence in verdict(output):
             screen.say(sentence)
+
+
+def _pool(found: Gathered) -> Pool:
+    from ladle.soup import Pool
+
+    try:
+        return Pool.of(found.ingredients, found.remarks)
+    except LayoutMismatch as error:
+        raise NotSoupable(str(error)) from error
+
+
+def _checked(found: Gathered, base: Ingredient | None, *, force: bool) -> list[str]:
+    """What is doubtful about the checkpoints, said at once.
+
+    One look at their weights tells, and gives their digests too.
+
+    Raises:
+        NotSoupable: `ladle check` would say so, and it is not to go on by `force`.
+    """
+    from ladle.checks import check
+
+    ingredients = [*found.ingredients, *([base] if base else [])]
+    for one in ingredients:
+        one.checkpoint.hash_while_reading()
+    nbytes = sum(one.checkpoint.layout.nbytes for one in found.ingredients)
+    with screen.watching_bytes("checking checkpoints", nbytes) as advance:
+        report = check(found, base=base.checkpoint if base else None, advance=advance)
+    reasons = [one.text for one in report.findings if one.severity == "not soupable"]
+    if reasons and not force:
+        raise NotSoupable(f"{' '.join(reasons)} (--force goes on all the same)")
+    caveats = [one.text for one in report.findings if one.severity != "note"]
+    caveats = caveats if len(found.ingredients) > 1 else []
+    screen.remark_all(caveats)
+    return caveats
 
 
 def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
@@ -152,27 +193,6 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
     if task is not None and any(is_adapter(one.checkpoint) for one in pool):
         raise BadInput("an adapter is no model without its base; give it with --base")
     return pool
-
-
-def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
-    from ladle.foreign import is_reference, load_function, offered
-    from ladle.recipes import RECIPES
-
-    if strict and name != "greedy":
-        raise BadInput(f"--strict belongs to --recipe greedy, not to {name}")
-    others = offered("ladle.recipes")
-    recipe: Recipe
-    if name in RECIPES:
-        options = {"strict": strict} if name == "greedy" else {}
-        recipe = partial(RECIPES[name], integers=integers, **options)
-    elif is_reference(name):
-        recipe = load_function(name)
-    elif name in others:
-        recipe = others[name].load()
-    else:
-        known = ", ".join([*RECIPES, *others])
-        raise BadInput(f"--recipe {name!r} is none of {known} and no FILE.py:FUNCTION")
-    return recipe
 
 
 def _task_evaluate(

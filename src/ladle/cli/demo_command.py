@@ -47,7 +47,7 @@ def command(task: str, output: Path, seed: int, device: str, as_json: bool, debu
         return
     sweep_command.show(shown.runs)
     screen.say("")
-    tastings.show(shown.record, shown.soup)
+    tastings.show(shown.record, shown.soup, shown.evaluations)
     screen.say("")
     higher = shown.record["metric"]["higher_is_better"]
     evaluations.show(shown.evaluations, higher_is_better=higher)

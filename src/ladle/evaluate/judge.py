@@ -21,7 +21,7 @@ from ladle.predictions import (
 from ladle.soup import Soup
 from ladle.tasks import Split, Task
 
-Kind = Literal["base", "single", "soup", "ensemble"]
+Kind = Literal["base", "single", "soup", "curve", "ensemble"]
 
 MEAN_OF_SHIFTS = "mean of shifts"
 

@@ -2,6 +2,7 @@
 
 from ladle.merge.base import Merge, Readings
 from ladle.merge.linear import Linear, mean
+from ladle.merge.model_stock import ModelStock
 from ladle.merge.stream import Ingredients, Sink, stream, with_dtype
 from ladle.merge.unaveraged import Policy
 
@@ -9,6 +10,7 @@ __all__ = [
     "Ingredients",
     "Linear",
     "Merge",
+    "ModelStock",
     "Policy",
     "Readings",
     "Sink",

@@ -52,8 +52,8 @@ class Merge(ABC):
         return self
 
     @abstractmethod
-    def weights_of(self) -> tuple[float, ...]:
-        """The share of each ingredient, for people."""
+    def weights_of(self) -> tuple[float | None, ...]:
+        """The share of each ingredient, for people; None where it differs from tensor to tensor."""
 
     def takes(self, i: int) -> bool:
         """Whether the result depends on ingredient `i`, which is not read if it does not."""

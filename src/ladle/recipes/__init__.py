@@ -6,14 +6,43 @@ from collections.abc import Callable, Mapping
 
 from ladle.recipes.best_single import best
 from ladle.recipes.greedy_soup import greedy
+from ladle.recipes.hierarchical_soup import hierarchical
+from ladle.recipes.model_stock_soup import model_stock
+from ladle.recipes.options import OPTIONS, Option
+from ladle.recipes.pruned_soup import pruned
+from ladle.recipes.top_k_soup import top_k
 from ladle.recipes.uniform_soup import uniform
+from ladle.recipes.window_soup import window
+from ladle.recipes.wise_ft_line import wise_ft
 from ladle.soup import Soup
 
 RECIPES: Mapping[str, Callable[..., Soup]] = {
-    "best": best,
     "greedy": greedy,
-    "uniform": lambda pool, evaluate, **options: uniform(pool, **options),
+    "uniform": uniform,
+    "best": best,
+    "top-k": top_k,
+    "pruned": pruned,
+    "hierarchical": hierarchical,
+    "wise-ft": wise_ft,
+    "model-stock": model_stock,
+    "window": window,
 }
-"""The built-in recipes by name, all called as `recipe(pool, evaluate, **options)`."""
+"""The built-in recipes by name, all called as `recipe(pool, evaluate, **options)`.
 
-__all__ = ["RECIPES", "best", "greedy", "uniform"]
+The signature says the rest: see `ladle.cli.recipe_options` for what the command line makes of it.
+"""
+
+__all__ = [
+    "OPTIONS",
+    "RECIPES",
+    "Option",
+    "best",
+    "greedy",
+    "hierarchical",
+    "model_stock",
+    "pruned",
+    "top_k",
+    "uniform",
+    "window",
+    "wise_ft",
+]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from ladle.recipes.tasting import Map, finite, one_by_one, taste_singles
-from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, uniform_soup
+from ladle.errors import BadInput, BadScore
+from ladle.recipes.portions import Portion, single, soup_of, together
+from ladle.recipes.tasting import Map, one_by_one, taste_singles
+from ladle.recipes.trial import try_out
+from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting
+
+Order = Literal["score", "random", "given"]
+
+_HELPINGS = 5
+"""Rounds of `with_replacement` at most: a smooth score could be bettered for ever."""
 
 
 def greedy(
@@ -13,49 +24,147 @@ def greedy(
     evaluate: Evaluate,
     *,
     strict: bool = False,
+    order: Order = "score",
+    seed: int = 0,
+    repeats: int = 1,
+    with_replacement: bool = False,
     map: Map = one_by_one,
     integers: Policy = "equal",
 ) -> Soup:
     """Try ingredients best first, and keep each one that does not make the soup worse.
 
     On the data that `evaluate` looks at, the soup scores at least as well as the best ingredient;
-    nothing follows for other data. Costs 2n - 1 evaluations; the first n are independent and go
-    through `map`.
+    nothing follows for other data, nor for another order than that of the scores. Costs 2n - 1
+    evaluations; the first n are independent and go through `map`. In a random order (the paper's
+    ablation) or as given it costs n for every repeat, and begins with the first that has a score.
 
     Args:
         strict: drop an ingredient that leaves the score unchanged (>), as the authors' released
             code does; the paper keeps it (>=).
+        order: best first, at random, or as in the pool.
+        seed: of random orders; repeat r has the order that seed + r alone would have.
+        repeats: how many random orders to try. The soup is the best of them, which flatters its
+            held-out score; `Soup.repeats` has all.
+        with_replacement: go through the ingredients again, for as long as another helping of one
+            makes the soup better, at most five times. So weights become unequal.
         map: how to run the first n evaluations; any parallel `map` that keeps order.
 
     Raises:
         BadScore: no ingredient has a finite score.
+        BadInput: `repeats` without a random order.
 
     Example:
         >>> soup = ladle.greedy(pool, lambda soup: accuracy(soup.load_into(model)))
     """
-    tastings, ranking = taste_singles(pool, evaluate, map=map, integers=integers)
-    first, *rest = ranking
-    tastings[first] = replace(tastings[first], kept=True, reason="best alone: starts the soup")
-    chosen, score = [first], tastings[first].score
-    for i in rest:
-        trial = uniform_soup(pool.subset([*chosen, i]), integers=integers)
-        tasting = _judge(trial, pool[i].name, evaluate, score, strict=strict)
-        tastings.append(tasting)
-        if tasting.kept:
-            chosen, score = [*chosen, i], tasting.score
-    soup = uniform_soup(pool.subset(chosen), integers=integers)
-    return replace(soup, recipe="greedy", options={"strict": strict}, tastings=tuple(tastings))
+    if repeats != 1 and order != "random":
+        raise BadInput(f"--repeats goes with --order random; the order by {order} is always one")
+    options: dict[str, object] = {"strict": strict, "order": order}
+    options |= {"with_replacement": True} if with_replacement else {}
+    portions = [single(pool, i) for i in range(len(pool))]
+    pot = _Pot(pool, evaluate, strict, with_replacement, integers)
+    if order == "score":
+        tastings, ranking = taste_singles(pool, evaluate, map=map, integers=integers)
+        made = pot.from_best(portions, tastings, ranking)
+        return replace(pot.soup(made), recipe="greedy", options=options)
+    orders: list[Sequence[int]] = [range(len(pool))]
+    if order == "random":
+        options |= {"seed": seed, "repeats": repeats}
+        orders = [shuffled(len(pool), seed + number) for number in range(repeats)]
+    tries = [pot.grown([portions[i] for i in one]) for one in orders]
+    made = max(tries, key=lambda one: one.score)
+    scores = tuple(one.score for one in tries) if order == "random" else ()
+    return replace(pot.soup(made), recipe="greedy", options=options, repeats=scores)
 
 
-def _judge(
-    trial: Soup, candidate: str, evaluate: Evaluate, so_far: float | None, *, strict: bool
-) -> Tasting:
-    score = finite(evaluate(trial))
-    if score is None or so_far is None:
-        kept, reason = False, "rejected: the score is not finite"
-    elif score == so_far:
-        kept, reason = not strict, "no change" + (": rejected (--strict)" if strict else "")
-    else:
-        kept = score > so_far
-        reason = f"{'better' if kept else 'worse'} by {abs(score - so_far):.4f}"
-    return Tasting(candidate, trial.members, score, kept, reason)
+def shuffled(n: int, seed: int) -> list[int]:
+    """A random order of n things, the same for a seed everywhere."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)  # noqa: S311 -- no secret
+    return order
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What the loop came to: a soup's portion, its score and all that was tried."""
+
+    portion: Portion
+    score: float
+    tastings: tuple[Tasting, ...]
+
+
+def grow(
+    pool: Pool,
+    portions: Iterable[Portion],
+    evaluate: Evaluate,
+    *,
+    strict: bool = False,
+    integers: Policy = "equal",
+) -> Grown:
+    """The greedy loop over portions, best first: ingredients, or soups of them.
+
+    Raises:
+        BadScore: no portion has a finite score.
+    """
+    offered = list(portions)
+    trials = [
+        try_out(soup_of(pool, one, integers=integers), one.name, evaluate, None) for one in offered
+    ]
+    alone = [replace(one, kept=False, reason="alone") if one.kept else one for one in trials]
+    scores = [one.score for one in alone]
+    ranked = [i for i, score in enumerate(scores) if score is not None]
+    if not ranked:
+        raise BadScore(f"none of the {len(offered)} soups has a finite score; check the evaluation")
+    ranked.sort(key=lambda i: -(scores[i] or 0.0))
+    return _Pot(pool, evaluate, strict, False, integers).from_best(offered, alone, ranked)
+
+
+@dataclass(frozen=True)
+class _Pot:
+    """The greedy loop: what goes in, and by which rule it stays."""
+
+    pool: Pool
+    evaluate: Evaluate
+    strict: bool
+    again: bool
+    integers: Policy
+
+    def soup(self, made: Grown) -> Soup:
+        soup = soup_of(self.pool, made.portion, integers=self.integers)
+        return replace(soup, tastings=made.tastings)
+
+    def from_best(
+        self, portions: Sequence[Portion], alone: Sequence[Tasting], ranking: Sequence[int]
+    ) -> Grown:
+        """Portions that were tasted alone, tried in the order of this ranking."""
+        first = ranking[0]
+        start = replace(alone[first], kept=True, reason="best alone: starts the soup")
+        grown = self.grown([portions[i] for i in ranking], start)
+        tasted = [start if i == first else one for i, one in enumerate(alone)]
+        return replace(grown, tastings=(*tasted, *grown.tastings[1:]))
+
+    def grown(self, portions: Sequence[Portion], start: Tasting | None = None) -> Grown:
+        """Portions tried in this order; `start` is the tasting of the first, if it was tasted."""
+        chosen: list[Portion] = [] if start is None else [portions[0]]
+        score = None if start is None else start.score
+        tastings = [] if start is None else [start]
+        refused: set[str] = set()
+        for helping in range(_HELPINGS if self.again else 1):
+            for portion in portions if helping or start is None else portions[1:]:
+                if portion.name in refused:
+                    continue  # The soup is what it was then.
+                mixed = together(portion.name, [*chosen, portion])
+                if helping and mixed.shares == together("", chosen).shares:
+                    continue  # Of one alone there is no more than all.
+                trial = soup_of(self.pool, mixed, integers=self.integers)
+                # Ties would be second helpings without end.
+                strict = self.strict or helping > 0
+                one = try_out(trial, portion.name, self.evaluate, score, strict=strict)
+                tastings.append(one)
+                refused.add(portion.name)
+                if one.kept:
+                    chosen, score, refused = [*chosen, portion], one.score, set()
+        if score is None:
+            raise BadScore(
+                f"none of the {len(portions)} ingredients has a finite score; check the evaluation"
+            )
+        return Grown(together("", chosen), score, tuple(tastings))

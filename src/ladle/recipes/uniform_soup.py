@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ladle.soup import Policy, Pool, Soup, uniform_soup
+from ladle.soup import Evaluate, Policy, Pool, Soup, uniform_soup
 
 
-def uniform(pool: Pool, *, integers: Policy = "equal") -> Soup:
-    """The mean of all ingredients (paper, section 2).
+def uniform(pool: Pool, evaluate: Evaluate | None = None, *, integers: Policy = "equal") -> Soup:
+    """The mean of all ingredients (paper, section 2); `evaluate` is not asked.
 
     Better than the best single where all are good; ruined by one that went astray.
 

@@ -58,6 +58,7 @@ def collect(folder: Path) -> Record:
         task_digest=_text_or_empty(soup.object("task"), "digest"),
         splits=tuple(_split(soup.object("splits"), name) for name in soup.object("splits").values),
         seed=soup.integer_or_none("seed"),
+        repeats=soup.object("recipe").object("repeats").numbers("scores"),
         caveats=soup.texts("caveats") if soup.has("caveats") else (),
         rank=_truncated(soup.object("adapter")) if soup.has("adapter") else None,
         versions=soup.object("versions").shown(),
@@ -148,6 +149,8 @@ def _tasting(fields: Fields) -> Tasting:
         score=fields.number_or_none("score"),
         kept=fields.flag("kept"),
         reason=_text_or_empty(fields, "reason"),
+        margin=fields.number_or_none("margin"),
+        examples=fields.integer_or_none("examples"),
     )
 
 

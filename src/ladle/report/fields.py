@@ -46,6 +46,13 @@ class Fields:
             return self._wrong(key, "a number")
         return float(value) if math.isfinite(value) else None
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """The finite numbers of the list below `key`; none when it is null or missing."""
+        values = self._get(key, list, "a list of numbers") if self.has(key) else []
+        if not all(isinstance(value, (int, float)) for value in values):
+            self._wrong(key, "a list of numbers")
+        return tuple(float(value) for value in values if math.isfinite(value))
+
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._get(key, list, "a list of strings")
         if not all(isinstance(value, str) for value in values):

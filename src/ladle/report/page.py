@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from html import escape
 from importlib.resources import files
@@ -12,7 +13,7 @@ from ladle.report.plots import NARROW, WIDE, Bar, Point, Step, dots, left_out, s
 from ladle.report.record import Metric, Record
 from ladle.report.svg import mark, tag
 from ladle.report.table import Part, Row, Table, soup_name, tabulate
-from ladle.report.words import listed, score, title, verdict
+from ladle.report.words import distance, listed, score, title, verdict
 
 # Nothing is loaded and nothing runs, whatever a name in the record holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -143,16 +144,35 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
     first = [t for t in record.tastings if len(t.members) == 1 and t.kept]
     order = [Step(t.candidate, t.score, t.kept) for t in [*first, *tried] if t.score is not None]
     kept = sum(step.kept for step in order)
-    words = (
-        f"Each candidate was added to what had been kept so far and the result was tasted on the "
-        f"held-out set. Filled dots were kept ({kept}), hollow ones were not "
-        f"({len(order) - kept}); the line is the best so far."
+    words = "Candidates were tasted on the held-out set, in this order."
+    if record.recipe == "greedy":
+        words = (
+            "Each candidate was added to what had been kept so far and the result was tasted on "
+            "the held-out set."
+        )
+    words += (
+        f" Filled dots were kept ({kept}), hollow ones were not ({len(order) - kept}); the line is "
+        "the best so far."
     )
+    words += _repeats(record, metric)
     if not metric.higher_is_better:
         words += " Lower is better: the axis is reversed, so better is up."
     drawn = _both(lambda width: steps(order, metric, width)) if order else ""
     body = tag("p", escape(words)) + drawn + listing
     return _section(f"How the {soup_name(record)} was chosen", body)
+
+
+def _repeats(record: Record, metric: Metric) -> str:
+    """What is to be known of a soup that is the best of several."""
+    scores = record.repeats
+    if len(scores) < 2:
+        return ""
+    mean, spread = statistics.fmean(scores), statistics.stdev(scores)
+    return (
+        f" This is the best of {len(scores)} random orders, whose scores are "
+        f"{score(mean, metric, 2)} on average with a standard deviation of "
+        f"{distance(spread, metric)}; to be the best of several flatters a held-out score."
+    )
 
 
 def _singles(table: Table, metric: Metric, listing: str) -> str:
@@ -204,6 +224,7 @@ def _legend(parts: set[Part]) -> str:
         "soup": "other soup",
         "chosen": "this soup",
         "ensemble": "ensemble",
+        "curve": "on the line",
         "base": "base",
     }
     items = [

@@ -75,6 +75,9 @@ def scatter(points: Sequence[Point], metric: Metric, names: tuple[str, str], wid
         parts.append(line(frame.left, across, frame.right, across, "guide"))
         guides.append(Box(down - 1, frame.top, down + 1, frame.bottom))
         guides.append(Box(frame.left, across - 1, frame.right, across + 1))
+    curve = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in points if p.part == "curve")
+    if curve:
+        parts.append(tag("polyline", points=curve, class_="curve"))
     drawn = sorted(points, key=lambda p: p.part in ("chosen", "best"))
     for p in drawn:
         outside = not (x.holds(p.x) and y.holds(p.y))

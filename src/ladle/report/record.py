@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["base", "single", "soup", "ensemble"]
+Kind = Literal["base", "single", "soup", "curve", "ensemble"]
 Verdict = Literal["better", "worse", "no difference that this set can show"]
 
 
@@ -43,6 +43,9 @@ class Tasting:
     score: float | None
     kept: bool
     reason: str
+    margin: float | None = None
+    """The score minus the one to beat."""
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Record:
     task_digest: str
     splits: tuple[Split, ...]
     seed: int | None
+    repeats: tuple[float, ...]
+    """Held-out scores of the random orders that the soup is the best of."""
     caveats: tuple[str, ...]
     """What makes scores look better than they are: examples that splits share."""
     rank: int | None

@@ -51,10 +51,13 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
 
 
 def mark(part: Part, x: float, y: float, tooltip: str = "", hollow: bool = False) -> str:
-    """Dots are single models, stars soups, a diamond the ensemble, a square the base."""
+    """Dots are single models, stars soups, a diamond the ensemble, a square the base; small dots
+    are on a line from the base."""
     class_ = f"mark {part}{' hollow' if hollow else ''}"
     if part in ("single", "best"):
         shape = tag("circle", cx=x, cy=y, r=6 if part == "best" else 4.5, class_=class_)
+    elif part == "curve":
+        shape = tag("circle", cx=x, cy=y, r=3, class_=class_)
     elif part == "base":
         shape = tag("rect", x=x - 5, y=y - 5, width=10, height=10, class_=class_)
     else:

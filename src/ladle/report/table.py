@@ -7,8 +7,17 @@ from typing import Literal
 
 from ladle.report.record import Record, Versus
 
-Part = Literal["base", "best", "uniform", "soup", "chosen", "ensemble", "single"]
-_ORDER: tuple[Part, ...] = ("base", "best", "uniform", "soup", "chosen", "ensemble", "single")
+Part = Literal["base", "best", "uniform", "soup", "chosen", "ensemble", "curve", "single"]
+_ORDER: tuple[Part, ...] = (
+    "base",
+    "best",
+    "uniform",
+    "soup",
+    "chosen",
+    "ensemble",
+    "curve",
+    "single",
+)
 _ROLES = ("held-out", "test", "shift")
 
 
@@ -131,10 +140,14 @@ def _rows(record: Record, columns: tuple[Column, ...]) -> dict[str, Row]:
         return rows
     soup = _members(record)
     known = {(row.part, tuple(sorted(row.members))): row for row in rows.values()}
+    offered = {ingredient.name for ingredient in record.pool}
+    # Soups of the same ingredients may differ in their weights: the last one kept is the result.
+    kept = [t for t in record.tastings if t.kept and tuple(sorted(t.members)) == soup][-1:]
     for tasting in record.tastings:
         members = tuple(sorted(tasting.members))
         kind: Part = "single" if len(members) == 1 else "soup"
-        if tasting.score is None or (kind == "soup" and members != soup):
+        wanted = offered.issuperset(members) if kind == "single" else tasting in kept
+        if tasting.score is None or not wanted:
             continue
         if (kind, members) not in known:
             name = tasting.candidate if kind == "single" else soup_name(record)
@@ -178,6 +191,8 @@ def _chosen(record: Record, rows: dict[str, Row]) -> str | None:
 
 def _rank(row: Row, columns: tuple[Column, ...], record: Record) -> float:
     """Best held-out first; the unmeasured last."""
+    if row.part == "curve":
+        return 0.0  # As it runs.
     sign = record.metric.sign if record.metric else 1.0
     cells = [row.cells[column.name] for column in columns[:1] if column.name in row.cells]
     return -sign * cells[0].value if cells else float("inf")

@@ -17,16 +17,18 @@ _MANY = 24
 
 
 def results(table: Table, metric: Metric) -> str:
-    """Every model against every split; the single models that are neither best nor chosen fold
-    away."""
-    shown = [row for row in table.rows if row.part != "single" or row == table.chosen]
-    folded = [row for row in table.rows if row not in shown]
-    first = _results(shown, table, metric, "Scores of the soup and its baselines")
-    if not folded:
-        return first
-    name = f"The other {count(len(folded), 'single model')}" if shown else "The single models"
-    rest = _results(folded, table, metric, name)
-    return first + tag("details", tag("summary", escape(name)), rest)
+    """Every model against every split. What folds away are points of a line, and single models that
+    are neither best nor chosen."""
+    curve = [row for row in table.rows if row.part == "curve"]
+    rest = [row for row in table.rows if row.part == "single" and row != table.chosen]
+    shown = [row for row in table.rows if row not in curve and row not in rest]
+    made = _results(shown, table, metric, "Scores of the soup and its baselines")
+    others = f"The other {count(len(rest), 'single model')}" if shown else "The single models"
+    for name, folded in ((f"The {count(len(curve), 'point')} of the line", curve), (others, rest)):
+        if folded:
+            inner = _results(folded, table, metric, name)
+            made += tag("details", tag("summary", escape(name)), inner)
+    return made
 
 
 def _results(rows: Sequence[Row], table: Table, metric: Metric, caption: str) -> str:
@@ -108,12 +110,14 @@ def tastings(tried: Sequence[Tasting], metric: Metric) -> str:
     together = [t for t in tried if len(t.members) > 1]
     heads = _head("step", class_="num") + _head("candidate")
     heads += _head("models tasted", class_="num") + _head("held-out", class_="num")
+    heads += _head("margin", "to the score to beat", class_="num")
+    heads += _head("examples", class_="num")
     heads += _head("outcome") + _head("reason")
     # The single models that were kept are the first steps of the chart, the others none.
     body, step = "", 0
-    for name, group in (("Alone", alone), ("With what was kept so far", together)):
+    for name, group in (("Alone", alone), ("Together", together)):
         if group:
-            body += tag("tr", tag("th", escape(name), colspan=6, scope="rowgroup"), class_="group")
+            body += tag("tr", tag("th", escape(name), colspan=8, scope="rowgroup"), class_="group")
         for tasting in group:
             counts = tasting.kept or group is together
             step += counts
@@ -126,6 +130,7 @@ def tastings(tried: Sequence[Tasting], metric: Metric) -> str:
 
 def _tasting(step: str, tasting: Tasting, metric: Metric) -> str:
     shown = "not finite" if tasting.score is None else score(tasting.score, metric, 2)
+    margin = "–" if tasting.margin is None else signed(tasting.margin, metric)
     outcome = "● kept" if tasting.kept else "○ not kept"
     return tag(
         "tr",
@@ -133,6 +138,8 @@ def _tasting(step: str, tasting: Tasting, metric: Metric) -> str:
         tag("th", escape(tasting.candidate), scope="row"),
         tag("td", str(len(tasting.members)), class_="num", title=", ".join(tasting.members)),
         tag("td", escape(shown), class_="num"),
+        tag("td", escape(margin), class_="num"),
+        tag("td", "–" if tasting.examples is None else f"{tasting.examples:,}", class_="num"),
         tag("td", outcome, class_="kept" if tasting.kept else "quiet"),
         tag("td", escape(tasting.reason), class_="reason"),
     )

@@ -63,12 +63,14 @@ def listed(items: Sequence[str]) -> str:
 def title(record: Record) -> str:
     """`Greedy soup of 5 of 8 models`."""
     name = soup_name(record)
-    kept = len({ingredient.name for ingredient in record.ingredients})
+    names = {ingredient.name for ingredient in record.pool}
+    kept = len(names & {ingredient.name for ingredient in record.ingredients})
     offered = len(record.pool)
     if record.recipe == "best":
         return f"Best single model of {offered}"
     of = f"{kept} of {count(offered, 'model')}" if offered > kept else count(kept, "model")
-    return f"{name[:1].upper()}{name[1:]} of {of}"
+    base = " and the base" if any(one.name not in names for one in record.ingredients) else ""
+    return f"{name[:1].upper()}{name[1:]} of {of}{base}"
 
 
 def verdict(record: Record, table: Table) -> list[str]:

@@ -40,13 +40,17 @@ def model_card(
         _table(
             ("ingredient", "weight", "sha256"),
             [
-                (one["name"], f"{one['weight']:.4g}", one["sha256"] or "not computed")
+                (one["name"], _share(one["weight"]), one["sha256"] or "not computed")
                 for one in record["ingredients"]
             ],
         )
     )
     parts.append(f"Made with ladle {record['ladle']}; `soup.json` has every step.")
     return "\n\n".join(parts) + "\n"
+
+
+def _share(weight: float | None) -> str:
+    return "by tensor" if weight is None else f"{weight:.4g}"
 
 
 def _library(side_files: Mapping[str, Path]) -> str | None:
@@ -78,9 +82,11 @@ def _cells(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _summary(record: Mapping[str, Any]) -> str:
-    k, n = len(record["ingredients"]), len(record["pool"])
+    names, n = {one["name"] for one in record["pool"]}, len(record["pool"])
+    k = sum(one["name"] in names for one in record["ingredients"])
     recipe = record["recipe"]["name"]
     chosen = f"{k} of {n} checkpoints" if k != n else f"{k} checkpoints"
+    chosen += " and of the base" if k < len(record["ingredients"]) else ""
     return (
         f"A model soup: the average of the weights of {chosen} fine-tuned from one pre-trained "
         f"model, chosen by the recipe `{recipe}`. It runs at the cost of one model."

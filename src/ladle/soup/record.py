@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -34,13 +35,19 @@ def record(
 
     metric = (evaluation or {}).get("metric")
     sign = 1.0 if metric is None or metric["higher_is_better"] else -1.0
+    splits = (evaluation or {}).get("splits", {}).values()
+    examples = next((split["n"] for split in splits if split["role"] == "held-out"), None)
 
     return {
         "version": VERSION,
         "ladle": __version__,
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "recipe": {"name": soup.recipe, "options": dict(soup.options)},
+        "recipe": {
+            "name": soup.recipe,
+            "options": dict(soup.options),
+            **_repeats([sign * score for score in soup.repeats]),
+        },
         "merge": soup.merge.record(),
         "integers": soup.integers,
         "ingredients": [
@@ -54,6 +61,8 @@ def record(
                 "candidate": tasting.candidate,
                 "members": list(tasting.members),
                 "score": None if tasting.score is None else sign * tasting.score,
+                "margin": None if tasting.margin is None else sign * tasting.margin,
+                "examples": examples if tasting.examples is None else tasting.examples,
                 "kept": tasting.kept,
                 "reason": tasting.reason,
             }
@@ -66,6 +75,15 @@ def record(
         **(evaluation or {}),
         "versions": _versions(),
     }
+
+
+def _repeats(scores: Sequence[float]) -> dict[str, Any]:
+    """Scores of repeats with mean and standard deviation, which one alone has not; or nothing."""
+    if not scores:
+        return {}
+    spread = statistics.stdev(scores) if len(scores) > 1 else None
+    mean = statistics.fmean(scores)
+    return {"repeats": {"scores": list(scores), "mean": mean, "spread": spread}}
 
 
 def provenance(soup: Soup, digest: Callable[[Ingredient], str | None]) -> str:

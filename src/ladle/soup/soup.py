@@ -40,7 +40,8 @@ Advance = Callable[[int], None]
 class Tasting:
     """One thing that a recipe tried: a candidate, what was in the pot with it, and the verdict.
 
-    `score` is higher-is-better, or None where there was none; `members` includes the candidate.
+    `score` is higher-is-better, or None where there was none; `members` are what was tasted, with
+    the candidate. `kept` says whether the recipe went on with it.
     """
 
     candidate: str
@@ -48,6 +49,10 @@ class Tasting:
     score: float | None
     kept: bool
     reason: str
+    margin: float | None = None
+    """The score minus the one to beat; None where there was none to beat."""
+    examples: int | None = None
+    """How many were looked at; None where it was all that the evaluation has."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class Soup:
     recipe: str = "uniform"
     options: Mapping[str, Any] = field(default_factory=dict)
     tastings: tuple[Tasting, ...] = ()
+    repeats: tuple[float, ...] = ()
+    """Scores of what the recipe made when it was repeated; this soup is the best of them."""
+    beside: Mapping[str, Soup] = field(default_factory=dict, compare=False, repr=False)
+    """Other soups by name that are worth judging beside this one, such as those of a curve."""
     integers: Policy = "equal"
     statistics: Checkpoint | None = None
     """BatchNorm statistics that take the place of the ingredients' average."""
@@ -83,8 +92,8 @@ class Soup:
         return tuple(one.name for one in self.pool)
 
     @property
-    def weights(self) -> tuple[float, ...]:
-        """The share of each ingredient."""
+    def weights(self) -> tuple[float | None, ...]:
+        """The share of each ingredient; None where it differs from tensor to tensor."""
         return self.merge.weights_of()
 
     @property
@@ -231,9 +240,11 @@ class Soup:
         weights = self.weights
         contents = self.pool.order
         # Only "first" asks for an order; what is first there stays first.
-        first = next((i for i, weight in enumerate(weights) if weight), 0)
+        first = next((i for i in range(len(weights)) if self.merge.takes(i)), 0)
         kept = first if self.integers == "first" else None
-        order = sorted(range(len(self.pool)), key=lambda i: (i != kept, contents[i], weights[i]))
+        order = sorted(
+            range(len(self.pool)), key=lambda i: (i != kept, contents[i], weights[i] or 0.0)
+        )
         return replace(self, pool=self.pool.subset(order), merge=self.merge.for_order(order))
 
 

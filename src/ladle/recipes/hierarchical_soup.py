@@ -1,0 +1,100 @@
+"""Soups of soups: first within groups of a sweep, then over the groups (arXiv 2403.13341)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from ladle.errors import BadInput
+from ladle.recipes.greedy_soup import greedy, grow
+from ladle.recipes.portions import Portion, single, soup_of, together
+from ladle.recipes.tasting import Map, one_by_one
+from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting
+
+Within = Literal["greedy", "uniform"]
+
+
+def hierarchical(
+    pool: Pool,
+    evaluate: Evaluate,
+    *,
+    group_by: str,
+    within: Within = "greedy",
+    strict: bool = False,
+    map: Map = one_by_one,
+    integers: Policy = "equal",
+) -> Soup:
+    """Make a soup of every group of equal hyper-parameter, then a greedy soup of these soups.
+
+    The result is one weighted average of the ingredients: in it a group counts as one, however
+    many of it were kept. With greedy soups within, it is on held-out data no worse than the best
+    single.
+
+    Args:
+        group_by: the name of a hyper-parameter that every ingredient's record has.
+        within: greedy or uniform soups of the groups.
+        strict: as in `greedy`, within groups and over them.
+
+    Raises:
+        BadInput: an ingredient does not tell this hyper-parameter.
+        BadScore: no ingredient, or no soup of a group, has a finite score.
+    """
+    tastings: list[Tasting] = []
+    portions: list[Portion] = []
+    for value, members in _groups(pool, group_by).items():
+        name = f"{group_by}={value}"
+        if within == "uniform":
+            portions.append(together(name, [single(pool, i) for i in members]))
+            continue
+        if len(members) == 1:
+            # Its score is tasted with those of the groups.
+            portions.append(replace(single(pool, members[0]), name=name))
+            continue
+        one = greedy(pool.subset(members), evaluate, strict=strict, map=map, integers=integers)
+        tastings += one.tastings
+        places = {pool[i].name: i for i in members}
+        kept = [single(pool, places[member]) for member in one.members]
+        portions.append(together(name, kept))
+    made = grow(pool, portions, evaluate, strict=strict, integers=integers)
+    soup = soup_of(pool, made.portion, integers=integers)
+    return replace(
+        soup,
+        recipe="hierarchical",
+        options={"group_by": group_by, "within": within, "strict": strict},
+        tastings=(*tastings, *made.tastings),
+    )
+
+
+def _groups(pool: Pool, name: str) -> Mapping[str, list[int]]:
+    """Places of the ingredients by the value of a hyper-parameter, in the pool's order."""
+    groups: dict[str, list[int]] = {}
+    silent = [one.name for one in pool if name not in one.facts.hyperparameters]
+    if silent:
+        raise BadInput(_unknown(name, silent, pool))
+    for i, one in enumerate(pool):
+        groups.setdefault(_shown(one, name), []).append(i)
+    return groups
+
+
+def _shown(one: Ingredient, name: str) -> str:
+    value: Any = one.facts.hyperparameters[name]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{float(value):.12g}"  # One record may say 1 where another says 1.0.
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _unknown(name: str, silent: list[str], pool: Pool) -> str:
+    known = sorted({key for one in pool for key in one.facts.hyperparameters})
+    near = difflib.get_close_matches(name, known, 1)
+    more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near and near[0] != name
+        else f"recorded are: {', '.join(known)}"
+        if known
+        else "give the folder of a sweep, whose records tell hyper-parameters"
+    )
+    return f"--group-by {name}: {', '.join(silent[:3])}{more} do not tell theirs; {hint}"

@@ -28,8 +28,8 @@ def test_greedy_keeps_what_helps_and_says_so() -> None:
         Tasting("run0", ("run0",), -1.0, True, "best alone: starts the soup"),
         Tasting("run1", ("run1",), -2.0, False, "alone"),
         Tasting("run2", ("run2",), -4.0, False, "alone"),
-        Tasting("run1", ("run0", "run1"), -0.5, True, "better by 0.5000"),
-        Tasting("run2", ("run0", "run1", "run2"), -1.0, False, "worse by 0.5000"),
+        Tasting("run1", ("run0", "run1"), -0.5, True, "better by 0.5000", 0.5),
+        Tasting("run2", ("run0", "run1", "run2"), -1.0, False, "worse by 0.5000", -0.5),
     )
     assert soup.members == ("run0", "run1")
     assert float(soup.state_dict()["w"]) == 2.5

@@ -13,6 +13,7 @@ def show(record: Mapping[str, Any], output: Path) -> None:
     """The tastings of a `soup.json`, and what came of them."""
     for tasting in record["tastings"]:
         score = "no score" if tasting["score"] is None else f"{tasting['score']:.4f}"
+        score = "dropped" if tasting["bound"] is not None else score
         mark = "+" if tasting["kept"] else " "
         screen.say(f"{score:>10} {mark} {tasting['candidate']}  {tasting['reason']}")
     chosen, offered = len(record["ingredients"]), len(record["pool"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,6 +24,35 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     for member in members:
         total += member.logits
     return Predictions(first.split, (total / len(members)).astype(np.float32), first.labels)
+
+
+class EnsembleScores:
+    """Scores of ensembles by the numbers of their members, as `ensemble` makes them.
+
+    The sum of the logits of all members but the last is kept, so that trying one more member with
+    the same others costs one addition.
+    """
+
+    def __init__(
+        self, members: Sequence[Predictions], score: Callable[[Predictions], float]
+    ) -> None:
+        self._members = members
+        self._score = score
+        self._first: tuple[int, ...] = ()
+        self._sum = np.zeros(members[0].logits.shape, np.float64)
+
+    def __call__(self, chosen: Sequence[int]) -> float:
+        *most, last = chosen
+        first = tuple(most)
+        if first != self._first:
+            if first[:-1] != self._first:
+                self._first, self._sum = (), np.zeros_like(self._sum)
+            for i in first[len(self._first) :]:
+                self._sum = self._sum + self._members[i].logits
+            self._first = first
+        one = self._members[last]
+        mean = (self._sum + one.logits) / len(chosen)
+        return self._score(Predictions(one.split, mean.astype(np.float32), one.labels))
 
 
 def greedy_ensemble(members: Sequence[Predictions], metric: Metric) -> list[int]:

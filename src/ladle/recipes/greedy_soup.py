@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ladle.recipes.tasting import Map, finite, one_by_one, taste_singles
-from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, uniform_soup
+from ladle.recipes.tasting import Map, one_by_one, taste_singles
+from ladle.recipes.trial import try_out
+from ladle.soup import Evaluate, Policy, Pool, Soup, uniform_soup
 
 
 def greedy(
@@ -20,7 +21,8 @@ def greedy(
 
     On the data that `evaluate` looks at, the soup scores at least as well as the best ingredient;
     nothing follows for other data. Costs 2n - 1 evaluations; the first n are independent and go
-    through `map`.
+    through `map`. Of the others, those that fail are not measured to the end where `evaluate` can
+    tell (see `ladle.soup.Compares`); that changes no decision.
 
     Args:
         strict: drop an ingredient that leaves the score unchanged (>), as the authors' released
@@ -38,24 +40,11 @@ def greedy(
     tastings[first] = replace(tastings[first], kept=True, reason="best alone: starts the soup")
     chosen, score = [first], tastings[first].score
     for i in rest:
+        rival = uniform_soup(pool.subset(chosen), integers=integers)
         trial = uniform_soup(pool.subset([*chosen, i]), integers=integers)
-        tasting = _judge(trial, pool[i].name, evaluate, score, strict=strict)
+        tasting = try_out(trial, pool[i].name, evaluate, score, strict=strict, rival=rival)
         tastings.append(tasting)
         if tasting.kept:
             chosen, score = [*chosen, i], tasting.score
     soup = uniform_soup(pool.subset(chosen), integers=integers)
     return replace(soup, recipe="greedy", options={"strict": strict}, tastings=tuple(tastings))
-
-
-def _judge(
-    trial: Soup, candidate: str, evaluate: Evaluate, so_far: float | None, *, strict: bool
-) -> Tasting:
-    score = finite(evaluate(trial))
-    if score is None or so_far is None:
-        kept, reason = False, "rejected: the score is not finite"
-    elif score == so_far:
-        kept, reason = not strict, "no change" + (": rejected (--strict)" if strict else "")
-    else:
-        kept = score > so_far
-        reason = f"{'better' if kept else 'worse'} by {abs(score - so_far):.4f}"
-    return Tasting(candidate, trial.members, score, kept, reason)

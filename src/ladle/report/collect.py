@@ -148,6 +148,7 @@ def _tasting(fields: Fields) -> Tasting:
         score=fields.number_or_none("score"),
         kept=fields.flag("kept"),
         reason=_text_or_empty(fields, "reason"),
+        bound=fields.number_or_none("bound"),
     )
 
 

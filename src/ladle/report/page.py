@@ -141,13 +141,16 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
     if len(tried) < 2:
         return _singles(table, metric, listing)
     first = [t for t in record.tastings if len(t.members) == 1 and t.kept]
-    order = [Step(t.candidate, t.score, t.kept) for t in [*first, *tried] if t.score is not None]
+    reached = [(t, t.bound if t.score is None else t.score) for t in [*first, *tried]]
+    order = [Step(t.candidate, value, t.kept) for t, value in reached if value is not None]
     kept = sum(step.kept for step in order)
     words = (
         f"Each candidate was added to what had been kept so far and the result was tasted on the "
         f"held-out set. Filled dots were kept ({kept}), hollow ones were not "
         f"({len(order) - kept}); the line is the best so far."
     )
+    if any(t.score is None and t.bound is not None for t in tried):
+        words += " Some were dropped early, and are drawn at the best that they could have reached."
     if not metric.higher_is_better:
         words += " Lower is better: the axis is reversed, so better is up."
     drawn = _both(lambda width: steps(order, metric, width)) if order else ""

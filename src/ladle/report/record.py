@@ -36,13 +36,17 @@ class Ingredient:
 
 @dataclass(frozen=True)
 class Tasting:
-    """One candidate tried on the held-out set; `score` is None where it was not finite."""
+    """One candidate tried on the held-out set; `score` is None where it was not finite.
+
+    Or where it was not measured to the end: then `bound` is the best that it could have been.
+    """
 
     candidate: str
     members: tuple[str, ...]
     score: float | None
     kept: bool
     reason: str
+    bound: float | None = None
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def record(
                 "score": None if tasting.score is None else sign * tasting.score,
                 "kept": tasting.kept,
                 "reason": tasting.reason,
+                "bound": None if tasting.bound is None else sign * tasting.bound,
             }
             for tasting in soup.tastings
         ],

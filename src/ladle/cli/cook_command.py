@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 @options.skip_corrupt
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
-@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
-@click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
+@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, best, screened.")
+@click.option(
+    "--strict", is_flag=True, help="Greedy, screened: drop what leaves the score unchanged."
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    metavar="E",
+    help="Screened: how many evaluations, those of the checkpoints alone included.",
+)
 @options.base
 @options.store
 @options.writing
@@ -50,6 +58,7 @@ def command(
     model: str | None,
     recipe: str,
     strict: bool,
+    budget: int | None,
     base: str | Path | None,
     store: Path | None,
     output: Path,
@@ -96,7 +105,7 @@ def command(
         raise BadInput("--full-evaluation goes with --task; a --score always measures to the end")
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
-    chosen = _recipe(recipe, strict=strict, integers=integers)
+    chosen = _recipe(recipe, strict=strict, budget=budget, integers=integers)
     pool = opening.pool(inputs)
     start = _base(base, inputs)
     pool = _models(pool, start, task)
@@ -163,17 +172,22 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
     return pool
 
 
-def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
+def _recipe(name: str, *, strict: bool, budget: int | None, integers: Any) -> Recipe:
     from ladle.foreign import is_reference, load_function, offered
     from ladle.recipes import RECIPES
 
-    if strict and name != "greedy":
+    if strict and name not in ("greedy", "screened"):
         raise BadInput(f"--strict belongs to --recipe greedy, not to {name}")
+    if budget is not None and name != "screened":
+        raise BadInput(f"--budget belongs to --recipe screened, not to {name}")
     others = offered("ladle.recipes")
     recipe: Recipe
     if name in RECIPES:
-        options = {"strict": strict} if name == "greedy" else {}
-        recipe = partial(RECIPES[name], integers=integers, **options)
+        own: dict[str, dict[str, Any]] = {
+            "greedy": {"strict": strict},
+            "screened": {"strict": strict, "budget": budget},
+        }
+        recipe = partial(RECIPES[name], integers=integers, **own.get(name, {}))
     elif is_reference(name):
         recipe = load_function(name)
     elif name in others:

@@ -139,7 +139,7 @@ class Evaluator:
 
     def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
         """Held-out scores of ensembles by their members' numbers: see `ladle.soup.Ensembles`."""
-        return EnsembleScores([self._held_out(one) for one in members], self._score)
+        return EnsembleScores(lambda: [self._held_out(one) for one in members], self._score)
 
     def _held_out(self, soup: Soup) -> Predictions:
         return self.predict(soup, self.held_out.name)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ladle.predictions import accuracy as accuracy
     from ladle.recipes import best as best
     from ladle.recipes import greedy as greedy
+    from ladle.recipes import screened as screened
     from ladle.recipes import uniform as uniform
     from ladle.report import write_report as write_report
     from ladle.runs import Choice as Choice
@@ -56,6 +57,7 @@ _HOMES = {
     "mean_of": "predictions",
     "open": "soup",
     "open_checkpoint": "checkpoint",
+    "screened": "recipes",
     "uniform": "recipes",
     "write_report": "report",
 }

@@ -27,13 +27,13 @@ from ladle.evaluate import (
     unwatched,
 )
 from ladle.files import check_room, claimed, part_of
-from ladle.merge import with_dtype
 from ladle.report import write_report
 from ladle.soup import (
     Evaluate,
     Ingredient,
     Policy,
     Pool,
+    Prepared,
     Soup,
     is_adapter,
     uniform_soup,
@@ -56,8 +56,9 @@ class Kitchen:
     `base` is the checkpoint that the ingredients were fine-tuned from, judged for comparison.
     `store` is a file to keep evaluations in and take them from, shared with other commands; None
     keeps them in the output.
-    `rank` is what a soup of LoRA adapters is truncated to. Every candidate is, before the recipe
-    hears of its score: what is chosen and reported is what is written.
+    `rank` is what a soup of LoRA adapters is truncated to, `write.dtype` what weights are rounded
+    to. Every candidate is, before the recipe hears of its score: what is chosen and reported is
+    what is written.
     """
 
     base: Ingredient | None = None
@@ -145,8 +146,7 @@ def cook(
 def _know_written(soup: Soup, output: Path, kitchen: Kitchen) -> None:
     """Let the store know the written model as what was judged, if its weights are the same."""
     kept = kitchen.store or output / _STORE
-    rounded = with_dtype(soup.layout, kitchen.write.dtype) != soup.layout
-    if rounded or any(is_adapter(one.checkpoint) for one in soup.pool) or not kept.is_file():
+    if any(is_adapter(one.checkpoint) for one in soup.pool) or not kept.is_file():
         return
     model = Pool.of([Ingredient(output.name, open_checkpoint(output))])
     with kitchen.watch(f"reading {output}", model.layout.nbytes) as advance:
@@ -190,13 +190,23 @@ def _chosen_and_judged(
 
 
 def _chosen(recipe: Recipe, pool: Pool, evaluate: Evaluate, kitchen: Kitchen) -> Soup:
-    def as_written(candidate: Soup) -> float:
-        return evaluate(replace(candidate, rank=kitchen.rank))
+    def as_written(candidate: Soup) -> Soup:
+        return replace(candidate, rank=kitchen.rank, dtype=_dtype(pool, kitchen))
 
-    soup = recipe(pool, evaluate if kitchen.rank is None else as_written)
+    # The recipe hears of what will be written: rounded, and truncated.
+    soup = recipe(pool, Prepared(evaluate, as_written))
     if not isinstance(soup, Soup):
         raise BadInput(f"the recipe gave {type(soup).__name__}; it has to return a ladle.Soup")
-    return replace(soup, integers=kitchen.integers, rank=kitchen.rank)
+    return as_written(replace(soup, integers=kitchen.integers))
+
+
+def _dtype(pool: Pool, kitchen: Kitchen) -> str | None:
+    """What candidates are rounded to, to have the weights of the file that will be written.
+
+    Of adapters, a file has the factors, which are rounded when they are written.
+    """
+    adapters = any(is_adapter(one.checkpoint) for one in pool)
+    return None if adapters else kitchen.write.dtype
 
 
 def _existing(folder: Path) -> Path:
@@ -221,7 +231,8 @@ def _judged(
     contestants += alone
     if soup.recipe != "uniform":
         everything = uniform_soup(pool, integers=kitchen.integers)
-        everything = taste.settled(replace(everything, rank=kitchen.rank))
+        everything = replace(everything, rank=kitchen.rank, dtype=_dtype(pool, kitchen))
+        everything = taste.settled(everything)
         contestants.append(contestant("uniform soup", "soup", everything, evaluator))
     for name, other in soup.beside.items():
         contestants.append(contestant(name, "curve", taste.settled(other), evaluator))

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 @options.batch_size
 @options.amp
 @options.channels_last
+@click.option(
+    "--full-evaluation",
+    is_flag=True,
+    help="Measure candidates to the end that cannot be kept any more; it changes no decision.",
+)
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -63,6 +68,7 @@ def command(
     batch_size: int,
     amp: bool,
     channels_last: bool,
+    full_evaluation: bool,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -90,6 +96,8 @@ def command(
             f"--{'amp' if amp else 'channels-last'} is about how a --task computes; with --score, "
             "your own code decides"
         )
+    if score is not None and full_evaluation:
+        raise BadInput("--full-evaluation goes with --task; a --score always measures to the end")
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
     start = _base(base, inputs)
@@ -106,6 +114,7 @@ def command(
             batch_size,
             amp=amp,
             channels_last=channels_last,
+            early_exit=not full_evaluation,
             skip_corrupt=skip_corrupt,
         )
         if task is not None
@@ -202,6 +211,7 @@ def _task_evaluate(
     *,
     amp: bool,
     channels_last: bool,
+    early_exit: bool,
     skip_corrupt: bool,
 ) -> OpenEvaluate:
     from ladle.evaluate import Evaluator, find_device
@@ -218,6 +228,7 @@ def _task_evaluate(
             batch_size=batch_size,
             amp=amp,
             channels_last=channels_last,
+            early_exit=early_exit,
             watch=screen.watching,
         )
 

@@ -16,6 +16,7 @@ def show(
     """The tastings of a `soup.json`, and what came of them."""
     for tasting in record["tastings"]:
         score = "no score" if tasting["score"] is None else f"{tasting['score']:.4f}"
+        score = "dropped" if tasting["bound"] is not None else score
         mark = "+" if tasting["kept"] else " "
         screen.say(f"{score:>10} {mark} {tasting['candidate']}  {tasting['reason']}")
     offered = {one["name"] for one in record["pool"]}

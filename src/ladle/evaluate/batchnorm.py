@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ladle.checkpoint import (
     Bytes,
+    Checkpoint,
     Envelope,
     Layout,
     MemoryCheckpoint,
@@ -32,7 +34,7 @@ from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator, find_device
 from ladle.foreign import running
 from ladle.merge.slices import read_bytes
-from ladle.soup import Pool, Soup
+from ladle.soup import Pool, Soup, Verdict, reaches
 from ladle.tasks import Trainable
 
 if TYPE_CHECKING:
@@ -75,11 +77,35 @@ class BatchNormTaster:
                 "add a split with the role train, or use --bn average"
             )
         self._mode = mode
-        self._settled: dict[str, tuple[_Statistics | None, dict[str, float]]] = {}
+        self._settled: dict[str, tuple[Checkpoint | None, dict[str, float]]] = {}
 
     def __call__(self, soup: Soup) -> float:
         statistics, scores = self._settle(soup)
         return scores["averaged" if statistics is None else "re-estimated"]
+
+    def at_least(
+        self, soup: Soup, bar: float, *, strict: bool = False, order_hint: Soup | None = None
+    ) -> Verdict:
+        """See `ladle.soup.Compares`: a soup falls short where it does with either statistics."""
+        averaged = replace(soup, statistics=None)
+        if averaged.digest in self._settled:
+            return Verdict(self(soup))
+        hint = order_hint and self._as_known(order_hint)
+        verdicts = [
+            self._evaluator.at_least(one, bar, strict=strict, order_hint=hint)
+            for one in self._ways(averaged)
+        ]
+        # What `_measure` would choose, which is the better: that one reaches the bar if any does.
+        best = max(verdicts, key=lambda verdict: _or_least(verdict.score))
+        dropped = [verdict for verdict in verdicts if verdict.score is None]
+        if not dropped or (best.score is not None and reaches(best.score, bar, strict=strict)):
+            return best
+        most = max(_or_least(v.bound if v.score is None else v.score) for v in verdicts)
+        return replace(max(dropped, key=lambda verdict: _or_least(verdict.bound)), bound=most)
+
+    def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
+        """See `ladle.soup.Ensembles`; single models keep their own statistics."""
+        return self._evaluator.ensembles_of(members)
 
     def settled(self, soup: Soup) -> Soup:
         """The soup with the statistics that it was scored with."""
@@ -96,24 +122,43 @@ class BatchNormTaster:
             "examples": _EXAMPLES if statistics else None,
         }
 
-    def _settle(self, soup: Soup) -> tuple[_Statistics | None, dict[str, float]]:
+    def _settle(self, soup: Soup) -> tuple[Checkpoint | None, dict[str, float]]:
         averaged = replace(soup, statistics=None)
         key = averaged.digest
         if key not in self._settled:
             self._settled[key] = self._measure(averaged)
         return self._settled[key]
 
-    def _measure(self, averaged: Soup) -> tuple[_Statistics | None, dict[str, float]]:
+    def _as_known(self, soup: Soup) -> Soup:
+        """With the statistics that it was scored with, if it was; else averaged."""
+        averaged = replace(soup, statistics=None)
+        statistics, _ = self._settled.get(averaged.digest, (None, {}))
+        return replace(averaged, statistics=statistics)
+
+    def _ways(self, averaged: Soup) -> list[Soup]:
+        """The soup with each of the statistics that there are to choose from, new ones first."""
         names = _differing(averaged.pool) if self._estimator and len(averaged.pool) > 1 else []
         if not names or self._estimator is None:
-            return None, {"averaged": self._evaluator(averaged)}
-        statistics = _Statistics(averaged, tuple(names), self._estimator)
-        scores = {"re-estimated": self._evaluator(replace(averaged, statistics=statistics))}
-        if self._mode == "best":
-            scores["averaged"] = self._evaluator(averaged)
-            if not scores["re-estimated"] > scores["averaged"]:
-                return None, scores
-        return statistics, scores
+            return [averaged]
+        anew = replace(averaged, statistics=_Statistics(averaged, tuple(names), self._estimator))
+        return [anew, averaged] if self._mode == "best" else [anew]
+
+    def _measure(self, averaged: Soup) -> tuple[Checkpoint | None, dict[str, float]]:
+        ways = self._ways(averaged)
+        scores = {
+            "averaged" if one.statistics is None else "re-estimated": self._evaluator(one)
+            for one in ways
+        }
+        if "averaged" in scores and not (
+            _or_least(scores.get("re-estimated")) > _or_least(scores["averaged"])
+        ):
+            return None, scores
+        return ways[0].statistics, scores
+
+
+def _or_least(score: float | None) -> float:
+    """To compare by: what is unknown, or not a number, is worse than all that is known."""
+    return -math.inf if score is None or math.isnan(score) else score
 
 
 def _differing(pool: Pool) -> list[str]:

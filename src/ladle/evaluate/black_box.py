@@ -88,7 +88,7 @@ def on_disk(score: Callable[[Path], object], workspace: Path) -> Ask:
 
     def ask(soup: Soup) -> object:
         source = soup.pool[0].checkpoint.path
-        as_given = len(soup.pool) == 1 and soup.rank is None
+        as_given = len(soup.pool) == 1 and soup.rank is None and soup.layout == soup.pool.layout
         if as_given and is_local(source) and source.exists():
             return score(source)
         shutil.rmtree(workspace, ignore_errors=True)

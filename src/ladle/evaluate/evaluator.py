@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate.arithmetic import Arithmetic
+from ladle.evaluate.course import Course, Tally
 from ladle.evaluate.store import Store
 from ladle.foreign import running
-from ladle.predictions import Array, Predictions
-from ladle.soup import Soup
-from ladle.tasks import Advance, Split, Task, no_progress
+from ladle.predictions import Array, EnsembleScores, Predictions
+from ladle.soup import Soup, Verdict
+from ladle.tasks import Advance, PredictsSome, Split, Task, no_progress
 
 if TYPE_CHECKING:
     import torch
@@ -51,11 +52,12 @@ class Evaluator:
         batch_size: int = 64,
         amp: bool = False,
         channels_last: bool = False,
+        early_exit: bool = True,
         watch: Watch = unwatched,
     ) -> None:
         """`amp` computes in bfloat16 where PyTorch's autocast does; `channels_last` lays the
         weights of convolutions out for them. Both change rounding, and what the store knows one
-        evaluation by.
+        evaluation by. Without `early_exit`, `at_least` says the same after all examples.
 
         Raises:
             BadTask: the task has no held-out split, or more than one.
@@ -67,18 +69,80 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size
         self.arithmetic = Arithmetic(amp, channels_last)
+        self._early_exit = early_exit
         self._watch = watch
+        self._course: Course | None = None
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
         self._lock = threading.Lock()
 
     def __call__(self, soup: Soup) -> float:
-        metric = self.task.metric
-        predictions = self.predict(soup, self.held_out.name)
+        return self._score(self._held_out(soup))
+
+    def _score(self, predictions: Predictions) -> float:
         # argmax would take NaN for a class.
         if not np.isfinite(predictions.logits).all():
             return float("nan")
-        return metric.sign * metric(predictions)
+        return self.task.metric.sign * self.task.metric(predictions)
+
+    def at_least(
+        self, soup: Soup, bar: float, *, strict: bool = False, order_hint: Soup | None = None
+    ) -> Verdict:
+        """The score of a soup, or that it does not reach `bar`: see `ladle.soup.Compares`.
+
+        All comparisons of an evaluator go the same course through the held-out examples, which
+        begins with what its first `order_hint` found hard. Without a hint, a metric with an
+        `ideal`, and a task that is `PredictsSome`, the soup is measured to the end.
+
+        Raises:
+            BadTask: see `predict`; or what the metric says of its bound is not true.
+        """
+        known = self.store.logits(*self._key(soup, self.held_out))
+        course = None if known is not None else self._course_after(order_hint)
+        if course is None:
+            return Verdict(self(soup))
+        key = self._key(soup, self.held_out, course)
+        with self._lock:
+            rows = self.store.logits(*key)
+            verdict = None if rows is None else self._settled_by(rows, course, bar, strict)
+            if verdict is None:
+                rows = self._run_along(course, soup, bar, strict)
+                self.store.keep_logits(*key, rows)
+                verdict = self._settled_by(rows, course, bar, strict)
+        if verdict is None:
+            raise AssertionError("what was seen did not settle what it was to settle")
+        return verdict
+
+    def _course_after(self, hint: Soup | None) -> Course | None:
+        task, metric = self.task, self.task.metric
+        if metric.ideal is None or not isinstance(task, PredictsSome):
+            return None
+        if self._course is None and hint is not None:
+            rival = self.predict(hint, self.held_out.name)
+            course = Course.of(task, rival, metric, batch_size=self.batch_size)
+            self._course = self._course or course
+        return self._course
+
+    def _settled_by(self, rows: Array, course: Course, bar: float, strict: bool) -> Verdict | None:
+        """What follows from logits of the first examples of a course; None if that is nothing."""
+        labels, metric = self.held_out.labels, self.task.metric
+        if len(rows) == len(labels):
+            said = Predictions(self.held_out.name, course.in_split_order(rows), labels)
+            return Verdict(self._score(said), None, len(labels), len(labels))
+        tally = Tally(self.held_out.name, labels, metric)
+        tally.add(course.order[: len(rows)], rows)
+        if tally.can_reach(bar, strict=strict) or not self._early_exit:
+            return None
+        if np.isnan(tally.bound):
+            return Verdict(tally.bound, None, tally.seen, len(labels))
+        return Verdict(None, tally.bound, tally.seen, len(labels))
+
+    def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
+        """Held-out scores of ensembles by their members' numbers: see `ladle.soup.Ensembles`."""
+        return EnsembleScores(lambda: [self._held_out(one) for one in members], self._score)
+
+    def _held_out(self, soup: Soup) -> Predictions:
+        return self.predict(soup, self.held_out.name)
 
     def describe(self) -> dict[str, Any]:
         """Task, metric and splits, for the record."""
@@ -100,7 +164,7 @@ class Evaluator:
         """
         if self._live is None:
             return False
-        kinds = {spec.dtype for spec in soup.pool.layout.tensors.values()}
+        kinds = {spec.dtype for spec in soup.layout.tensors.values()}
         widest = max((ITEMSIZE[kind] for kind in kinds.intersection(AVERAGED)), default=0)
         held = self._live[0].state_dict().values()
         return all(one.element_size() >= widest for one in held if one.is_floating_point())
@@ -118,7 +182,7 @@ class Evaluator:
                 + ", ".join(self.task.splits)
             )
         examples = self.task.splits[split]
-        key = (soup.digest, self.arithmetic.identity(self.task.digest), examples.key)
+        key = self._key(soup, examples)
         logits = self.store.logits(*key)
         if logits is None:
             with self._lock:  # there is one model
@@ -129,7 +193,49 @@ class Evaluator:
                     self.store.keep_logits(*key, logits)
         return Predictions(split, logits, examples.labels)
 
+    def _key(self, soup: Soup, split: Split, course: Course | None = None) -> tuple[str, str, str]:
+        """What the store knows predictions by; on a course, those of its first examples, in order.
+
+        They are kept apart, since in the last bits logits depend on the batches.
+        """
+        place = split.key if course is None else f"{split.key}/{course.digest}"
+        return soup.digest, self.arithmetic.identity(self.task.digest), place
+
     def _run(self, soup: Soup, split: Split) -> Array:
+        with self._running(soup, split) as (model, device, advance):
+            said = self.task.predict(
+                model, split.name, device=device, batch_size=self.batch_size, advance=advance
+            )
+            logits = np.asarray(said, np.float32)
+        return self._projected(logits, split, len(split))
+
+    def _run_along(self, course: Course, soup: Soup, bar: float, strict: bool) -> Array:
+        """Logits of so many of the first examples of a course as settle whether it reaches `bar`.
+
+        Of all, without early exit.
+        """
+        split, task = self.held_out, self.task
+        if not isinstance(task, PredictsSome):
+            raise TypeError(f"task {task.name!r} cannot predict some examples alone")
+        tally = Tally(split.name, split.labels, task.metric)
+        seen: list[Array] = []
+        with self._running(soup, split) as (model, device, advance):
+            said = task.predict_some(model, split.name, course.batches, device=device)
+            with closing(said):
+                for batch, rows in zip(course.batches, said, strict=True):
+                    logits = np.asarray(rows, np.float32)
+                    seen.append(self._projected(logits, split, len(batch)))
+                    tally.add(batch, seen[-1])
+                    advance(len(batch))
+                    if self._early_exit and not tally.can_reach(bar, strict=strict):
+                        break
+        return np.concatenate(seen)
+
+    @contextmanager
+    def _running(
+        self, soup: Soup, split: Split
+    ) -> Iterator[tuple[nn.Module, torch.device, Advance]]:
+        """The model with the weights of a soup, its device, and progress; for the task's code."""
         import torch
 
         if self._live is None:
@@ -149,14 +255,14 @@ class Evaluator:
             torch.inference_mode(),
             self.arithmetic.computing(model, device),
         ):
-            said = self.task.predict(
-                model, split.name, device=device, batch_size=self.batch_size, advance=advance
-            )
-            logits = np.asarray(said, np.float32)
-        if logits.ndim != 2 or len(logits) != len(split):
+            yield model, device, advance
+
+    def _projected(self, logits: Array, split: Split, examples: int) -> Array:
+        """Logits of some examples of a split, in its classes."""
+        if logits.ndim != 2 or len(logits) != examples:
             raise BadTask(
                 f"task {self.task.name!r} gave logits of shape {list(logits.shape)} for the "
-                f"{len(split)} examples of {split.name!r}; one row per example is needed"
+                f"{examples} examples of {split.name!r}; one row per example is needed"
             )
         if split.classes is None:
             return logits

@@ -2,7 +2,7 @@
 
 from ladle.predictions.base import Array, Labels, Predictions
 from ladle.predictions.calibration import fit_temperature, scaled
-from ladle.predictions.ensemble import ensemble, greedy_ensemble
+from ladle.predictions.ensemble import EnsembleScores, ensemble, greedy_ensemble
 from ladle.predictions.metrics import METRICS, InTwoSteps, Metric, accuracy, mean_of
 from ladle.predictions.resampling import compare_by, interval_by
 from ladle.predictions.subset import ClassSubset
@@ -13,6 +13,7 @@ __all__ = [
     "Array",
     "ClassSubset",
     "Comparison",
+    "EnsembleScores",
     "InTwoSteps",
     "Interval",
     "Labels",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from ladle.predictions.base import Predictions
 from ladle.predictions.metrics import Metric
@@ -24,6 +26,41 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     for member in members:
         total += member.logits
     return Predictions(first.split, (total / len(members)).astype(np.float32), first.labels)
+
+
+class EnsembleScores:
+    """Scores of ensembles by the numbers of their members, as `ensemble` makes them.
+
+    The sum of the logits of all members but the last is kept, so that trying one more member with
+    the same others costs one addition. `predictions` is called when the first score is asked for.
+    """
+
+    def __init__(
+        self,
+        predictions: Callable[[], Sequence[Predictions]],
+        score: Callable[[Predictions], float],
+    ) -> None:
+        self._predictions = predictions
+        self._score = score
+        self._first: tuple[int, ...] = ()
+        self._sum: npt.NDArray[np.float64] | float = 0.0
+
+    @cached_property
+    def _members(self) -> Sequence[Predictions]:
+        return self._predictions()
+
+    def __call__(self, chosen: Sequence[int]) -> float:
+        *most, last = chosen
+        first = tuple(most)
+        if first != self._first:
+            if first[:-1] != self._first:
+                self._first, self._sum = (), 0.0
+            for i in first[len(self._first) :]:
+                self._sum = self._sum + self._members[i].logits.astype(np.float64)
+            self._first = first
+        one = self._members[last]
+        mean = (self._sum + one.logits.astype(np.float64)) / len(chosen)
+        return self._score(Predictions(one.split, mean.astype(np.float32), one.labels))
 
 
 def greedy_ensemble(members: Sequence[Predictions], metric: Metric) -> list[int]:

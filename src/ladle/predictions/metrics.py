@@ -40,12 +40,17 @@ class Metric:
     tests of two models are sharper and quicker for it: see `mean_of`. A `score` that is an
     `InTwoSteps` is tested quicker too. Scores keep the metric's own direction when printed; recipes
     are handed `sign * score`, so that higher is better everywhere.
+
+    `ideal` is the best that `per_example` can say of any example: 1 for a hit, 0 for an error. It
+    bounds what a model can still reach while some of its examples are unseen, so that hopeless
+    candidates are dropped early. None where there is no bound, or nobody gave one.
     """
 
     name: str
     score: Callable[[Predictions], float]
     higher_is_better: bool = True
     per_example: PerExample | None = None
+    ideal: float | None = None
 
     @property
     def sign(self) -> float:
@@ -55,9 +60,17 @@ class Metric:
         return float(self.score(predictions))
 
 
-def mean_of(name: str, per_example: PerExample, higher_is_better: bool = True) -> Metric:
-    """The metric that is the mean of one number per example."""
-    return Metric(name, lambda p: float(np.mean(per_example(p))), higher_is_better, per_example)
+def mean_of(
+    name: str,
+    per_example: PerExample,
+    higher_is_better: bool = True,
+    *,
+    ideal: float | None = None,
+) -> Metric:
+    """The metric that is the mean of one number per example, `ideal` at best."""
+    return Metric(
+        name, lambda p: float(np.mean(per_example(p))), higher_is_better, per_example, ideal
+    )
 
 
 # --- of the classes that are named --------------------------------------------------------
@@ -120,8 +133,8 @@ def _accuracy_f1_of(cells: npt.NDArray[np.int64], classes: int) -> float:
     return float(counts.trace() / len(cells) + _f1_of(cells, classes)) / 2
 
 
-accuracy = mean_of("accuracy", _hits)
-top_5 = mean_of("top-5", partial(_hits, among=5))
+accuracy = mean_of("accuracy", _hits, ideal=1.0)
+top_5 = mean_of("top-5", partial(_hits, among=5), ideal=1.0)
 f1 = Metric("f1", InTwoSteps(_cells, _f1_of))
 matthews = Metric("matthews", InTwoSteps(_cells, _matthews_of))
 accuracy_f1 = Metric("accuracy-f1", InTwoSteps(_cells, _accuracy_f1_of))
@@ -174,8 +187,8 @@ def expected_calibration_error(predictions: Predictions, bins: int = ECE_BINS) -
     return _ece_of(_sureness(predictions), predictions.logits.shape[1], bins)
 
 
-nll = mean_of("nll", _negative_log_likelihood, higher_is_better=False)
-brier = mean_of("brier", _brier, higher_is_better=False)
+nll = mean_of("nll", _negative_log_likelihood, higher_is_better=False, ideal=0.0)
+brier = mean_of("brier", _brier, higher_is_better=False, ideal=0.0)
 ece = Metric("ece", InTwoSteps(_sureness, _ece_of), higher_is_better=False)
 
 # --- of numbers: regression, labels (N,) float64 and logits (N, 1) ------------------------
@@ -211,8 +224,8 @@ def _correlation_of(pairs: npt.NDArray[np.float64], classes: int, *, name: str) 
     return float(getattr(scipy.stats, name)(pairs[:, 0], pairs[:, 1]).statistic)
 
 
-mse = mean_of("mse", lambda p: _errors(p) ** 2, higher_is_better=False)
-mae = mean_of("mae", lambda p: np.abs(_errors(p)), higher_is_better=False)
+mse = mean_of("mse", lambda p: _errors(p) ** 2, higher_is_better=False, ideal=0.0)
+mae = mean_of("mae", lambda p: np.abs(_errors(p)), higher_is_better=False, ideal=0.0)
 r2 = Metric("r2", InTwoSteps(_pairs, _r2_of))
 pearson = Metric("pearson", InTwoSteps(_pairs, partial(_correlation_of, name="pearsonr")))
 spearman = Metric("spearman", InTwoSteps(_pairs, partial(_correlation_of, name="spearmanr")))

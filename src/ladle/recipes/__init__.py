@@ -10,6 +10,7 @@ from ladle.recipes.hierarchical_soup import hierarchical
 from ladle.recipes.model_stock_soup import model_stock
 from ladle.recipes.options import OPTIONS, Option
 from ladle.recipes.pruned_soup import pruned
+from ladle.recipes.screened_soup import screened
 from ladle.recipes.top_k_soup import top_k
 from ladle.recipes.uniform_soup import uniform
 from ladle.recipes.window_soup import window
@@ -18,6 +19,7 @@ from ladle.soup import Soup
 
 RECIPES: Mapping[str, Callable[..., Soup]] = {
     "greedy": greedy,
+    "screened": screened,
     "uniform": uniform,
     "best": best,
     "top-k": top_k,
@@ -41,6 +43,7 @@ __all__ = [
     "hierarchical",
     "model_stock",
     "pruned",
+    "screened",
     "top_k",
     "uniform",
     "window",

@@ -35,8 +35,10 @@ def greedy(
 
     On the data that `evaluate` looks at, the soup scores at least as well as the best ingredient;
     nothing follows for other data, nor for another order than that of the scores. Costs 2n - 1
-    evaluations; the first n are independent and go through `map`. In a random order (the paper's
-    ablation) or as given it costs n for every repeat, and begins with the first that has a score.
+    evaluations; the first n are independent and go through `map`. Of the others, those that fail
+    are not measured to the end where `evaluate` can tell (see `ladle.soup.Compares`); that changes
+    no decision. In a random order (the paper's ablation) or as given it costs n for every repeat,
+    and begins with the first that has a score.
 
     Args:
         strict: drop an ingredient that leaves the score unchanged (>), as the authors' released
@@ -158,7 +160,10 @@ class _Pot:
                 trial = soup_of(self.pool, mixed, integers=self.integers)
                 # Ties would be second helpings without end.
                 strict = self.strict or helping > 0
-                one = try_out(trial, portion.name, self.evaluate, score, strict=strict)
+                rival = None
+                if chosen:
+                    rival = soup_of(self.pool, together("", chosen), integers=self.integers)
+                one = try_out(trial, portion.name, self.evaluate, score, strict=strict, rival=rival)
                 tastings.append(one)
                 refused.add(portion.name)
                 if one.kept:

@@ -31,6 +31,12 @@ OPTIONS: Mapping[str, Option] = {
         "how many random orders to try; the soup is the best of them", int, least=1, metavar="R"
     ),
     "with_replacement": Option("an ingredient may be added again, so that it weighs more"),
+    "budget": Option(
+        "how many evaluations, those of the checkpoints alone included; default a quarter more",
+        int,
+        least=1,
+        metavar="E",
+    ),
     "k": Option("how many; default the best number on held-out data", int, least=1, metavar="K"),
     "group_by": Option("whose equal values make a group", str, metavar="HYPERPARAMETER"),
     "within": Option("the soups of the groups; default greedy", ("greedy", "uniform")),

@@ -45,7 +45,9 @@ def pruned(
             if i not in left or i in needed or not others:
                 continue
             trial = uniform_soup(pool.subset(others), integers=integers)
-            tasting = try_out(trial, f"without {pool[i].name}", evaluate, score, strict=strict)
+            rival = uniform_soup(pool.subset(left), integers=integers)
+            name = f"without {pool[i].name}"
+            tasting = try_out(trial, name, evaluate, score, strict=strict, rival=rival)
             tastings.append(tasting)
             needed.add(i)
             if tasting.kept:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ladle.errors import BadInput
 from ladle.recipes.tasting import Map, one_by_one, taste_singles
-from ladle.recipes.trial import weighed
+from ladle.recipes.trial import try_out, weighed
 from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, uniform_soup
 
 
@@ -22,8 +22,8 @@ def top_k(
     """The mean of the k best ingredients, k as given or as held-out scores say.
 
     Where k is chosen, the best single is among what is chosen from, so on held-out data the soup is
-    never worse. Costs n + 1 evaluations for a given k, 2n - 1 otherwise, all but the order of which
-    are independent and go through `map`.
+    never worse. Costs n + 1 evaluations for a given k, 2n - 1 otherwise; the first n are
+    independent and go through `map`.
 
     Args:
         k: how many; None tries all from 1 to n.
@@ -42,19 +42,22 @@ def top_k(
     best = tastings[ranking[0]]
     # The best one alone is tasted already.
     sizes = [k] if k is not None else list(range(2, len(ranking) + 1))
-    trials = [
-        uniform_soup(pool.subset(ranking[:size]), integers=integers) for size in sizes if size > 1
-    ]
     tried: list[Tasting] = []
     chosen, size = best, 1
-    for trial, score in zip(trials, map(evaluate, trials), strict=True):
-        name = f"the best {len(trial.pool)}"
-        tasting = weighed(trial, name, score, chosen.score, strict=strict)
+    for number in sizes:
+        if number == 1:
+            continue
+        trial = uniform_soup(pool.subset(ranking[:number]), integers=integers)
+        name = f"the best {number}"
         if k is not None:
+            tasting = weighed(trial, name, evaluate(trial), chosen.score, strict=strict)
             tasting = replace(tasting, kept=True, reason=f"--k; {tasting.reason}")
+        else:
+            rival = uniform_soup(pool.subset(ranking[:size]), integers=integers)
+            tasting = try_out(trial, name, evaluate, chosen.score, strict=strict, rival=rival)
         tried.append(tasting)
         if tasting.kept:
-            chosen, size = tasting, len(trial.pool)
+            chosen, size = tasting, number
     if chosen is best:
         tastings[ranking[0]] = replace(best, kept=True, reason="best alone")
     soup = uniform_soup(pool.subset(ranking[:size]), integers=integers)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from ladle.recipes.tasting import finite
-from ladle.soup import Evaluate, Soup, Tasting
+from ladle.soup import Evaluate, Soup, Tasting, Verdict, compared
 
 
 def try_out(
-    trial: Soup, candidate: str, evaluate: Evaluate, to_beat: float | None, *, strict: bool = False
+    trial: Soup,
+    candidate: str,
+    evaluate: Evaluate,
+    to_beat: float | None,
+    *,
+    strict: bool = False,
+    rival: Soup | None = None,
 ) -> Tasting:
     """The tasting of a soup that is kept if it is not worse, or, if `strict`, if it is better.
 
-    Where there is nothing `to_beat`, any finite score is kept.
+    Where there is nothing `to_beat`, any finite score is kept. With the `rival` whose score it is,
+    an evaluation that can (see `ladle.soup.Compares`) drops the trial as soon as it cannot be kept.
     """
-    return weighed(trial, candidate, evaluate(trial), to_beat, strict=strict)
+    if to_beat is None:
+        return weighed(trial, candidate, evaluate(trial), to_beat, strict=strict)
+    verdict = compared(evaluate, trial, to_beat, strict=strict, order_hint=rival)
+    if verdict.score is None:
+        return _dropped(trial, candidate, verdict, to_beat)
+    return weighed(trial, candidate, verdict.score, to_beat, strict=strict)
 
 
 def weighed(
@@ -33,3 +45,14 @@ def weighed(
         kept = found > to_beat
         reason = f"{'better' if kept else 'worse'} by {abs(margin):.4f}"
     return Tasting(candidate, trial.members, found, kept, reason, margin)
+
+
+def _dropped(trial: Soup, candidate: str, verdict: Verdict, to_beat: float) -> Tasting:
+    """Of a soup that was not measured to the end."""
+    bound = verdict.bound
+    lost = None if bound is None else finite(to_beat - bound)
+    what = "no better" if not lost else f"worse by at least {lost:.4f}"
+    reason = f"{what}: dropped after {verdict.seen} of {verdict.examples} examples"
+    return Tasting(
+        candidate, trial.members, None, False, reason, examples=verdict.seen, bound=bound
+    )

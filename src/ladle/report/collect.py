@@ -151,6 +151,7 @@ def _tasting(fields: Fields) -> Tasting:
         reason=_text_or_empty(fields, "reason"),
         margin=fields.number_or_none("margin"),
         examples=fields.integer_or_none("examples"),
+        bound=fields.number_or_none("bound"),
     )
 
 

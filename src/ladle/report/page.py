@@ -142,7 +142,8 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
     if len(tried) < 2:
         return _singles(table, metric, listing)
     first = [t for t in record.tastings if len(t.members) == 1 and t.kept]
-    order = [Step(t.candidate, t.score, t.kept) for t in [*first, *tried] if t.score is not None]
+    reached = [(t, t.bound if t.score is None else t.score) for t in [*first, *tried]]
+    order = [Step(t.candidate, value, t.kept) for t, value in reached if value is not None]
     kept = sum(step.kept for step in order)
     words = "Candidates were tasted on the held-out set, in this order."
     if record.recipe == "greedy":
@@ -155,6 +156,8 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
         "the best so far."
     )
     words += _repeats(record, metric)
+    if any(t.score is None and t.bound is not None for t in tried):
+        words += " Some were dropped early, and are drawn at the best that they could have reached."
     if not metric.higher_is_better:
         words += " Lower is better: the axis is reversed, so better is up."
     drawn = _both(lambda width: steps(order, metric, width)) if order else ""

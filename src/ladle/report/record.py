@@ -36,7 +36,10 @@ class Ingredient:
 
 @dataclass(frozen=True)
 class Tasting:
-    """One candidate tried on the held-out set; `score` is None where it was not finite."""
+    """One candidate tried on the held-out set; `score` is None where it was not finite.
+
+    Or where it was not measured to the end: then `bound` is the best that it could have been.
+    """
 
     candidate: str
     members: tuple[str, ...]
@@ -46,6 +49,7 @@ class Tasting:
     margin: float | None = None
     """The score minus the one to beat."""
     examples: int | None = None
+    bound: float | None = None
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,12 @@ def tastings(tried: Sequence[Tasting], metric: Metric) -> str:
 
 
 def _tasting(step: str, tasting: Tasting, metric: Metric) -> str:
-    shown = "not finite" if tasting.score is None else score(tasting.score, metric, 2)
+    if tasting.score is not None:
+        shown = score(tasting.score, metric, 2)
+    elif tasting.bound is not None:
+        shown = f"{'≤' if metric.sign > 0 else '≥'} {score(tasting.bound, metric, 2)}"
+    else:
+        shown = "not finite"
     margin = "–" if tasting.margin is None else signed(tasting.margin, metric)
     outcome = "● kept" if tasting.kept else "○ not kept"
     return tag(

@@ -4,19 +4,35 @@ from ladle.merge import Policy
 from ladle.soup.adapter import is_adapter, with_base, without_changes
 from ladle.soup.inputs import Gathered, gather, open_pool
 from ladle.soup.pool import Ingredient, Pool
+from ladle.soup.scoring import (
+    Compares,
+    Ensembles,
+    Prepared,
+    Verdict,
+    compared,
+    ensembles_of,
+    reaches,
+)
 from ladle.soup.soup import Evaluate, Soup, Tasting, uniform_soup
 
 __all__ = [
+    "Compares",
+    "Ensembles",
     "Evaluate",
     "Gathered",
     "Ingredient",
     "Policy",
     "Pool",
+    "Prepared",
     "Soup",
     "Tasting",
+    "Verdict",
+    "compared",
+    "ensembles_of",
     "gather",
     "is_adapter",
     "open_pool",
+    "reaches",
     "uniform_soup",
     "with_base",
     "without_changes",

@@ -65,6 +65,7 @@ def record(
                 "examples": examples if tasting.examples is None else tasting.examples,
                 "kept": tasting.kept,
                 "reason": tasting.reason,
+                "bound": None if tasting.bound is None else sign * tasting.bound,
             }
             for tasting in soup.tastings
         ],

@@ -53,6 +53,8 @@ class Tasting:
     """The score minus the one to beat; None where there was none to beat."""
     examples: int | None = None
     """How many were looked at; None where it was all that the evaluation has."""
+    bound: float | None = None
+    """The most that it could have scored, where measuring stopped once that was too little."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Soup:
     """BatchNorm statistics that take the place of the ingredients' average."""
     rank: int | None = None
     """Of a soup of LoRA adapters: what its changes are truncated to; None keeps them exact."""
+    dtype: str | None = None
+    """What the weights are rounded to, wherever they go; None keeps the ingredients' dtypes."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.pool):
@@ -104,7 +108,8 @@ class Soup:
     @property
     def layout(self) -> Layout:
         """The pool's, with the tensors in an order that does not depend on the pool's."""
-        layout, first = self.pool.layout, self.in_fixed_order().pool[0].checkpoint.layout
+        layout = with_dtype(self.pool.layout, self.dtype)
+        first = self.in_fixed_order().pool[0].checkpoint.layout
         return Layout(
             {name: layout.tensors[name] for name in first.tensors},
             {alias: layout.ties[alias] for alias in first.ties},
@@ -121,7 +126,7 @@ class Soup:
             "ingredients": list(self.pool.digests),
             "merge": self.merge.record(),
             "integers": self.integers,
-            "dtypes": _digest({n: s.dtype for n, s in self.pool.layout.tensors.items()}),
+            "dtypes": _digest({n: s.dtype for n, s in self.layout.tensors.items()}),
         }
         content |= {"statistics": self.statistics.digest()} if self.statistics else {}
         return content | ({} if self.rank is None else {"rank": self.rank})
@@ -135,7 +140,7 @@ class Soup:
         hashing: bool = False,
         advance: Advance = lambda nbytes: None,
     ) -> None:
-        """Compute the weights into `sink`, in the ingredients' dtypes or in `dtype`.
+        """Compute the weights into `sink`, in the soup's dtypes or in `dtype`.
 
         `names` are the tensors that are wanted; None stands for all. With `hashing` the
         ingredients' digests cost no second look at their files.
@@ -146,7 +151,7 @@ class Soup:
         """
         soup = self.in_fixed_order()
         ingredients = Ingredients([one.checkpoint for one in soup.pool], soup.members)
-        layout = with_dtype(soup.pool.layout, dtype)
+        layout = with_dtype(soup.pool.layout, dtype or self.dtype)
         if names is not None:
             layout = layout.only(names)
         instead = soup._instead()
@@ -197,9 +202,10 @@ class Soup:
         names = model.state_dict().keys()
         taken = taken_by(model, self.pool.layout.names)
         soup = self.renamed_as(names) if taken is None else self.renamed(taken)
-        sink = ModuleSink(model, fitting(soup.pool, names, chosen=taken is not None))
+        layout = with_dtype(fitting(soup.pool, names, chosen=taken is not None), self.dtype)
+        sink = ModuleSink(model, layout)
         sink.check_untied(touched(soup.pool))
-        replace(soup, pool=replace(soup.pool, layout=sink.layout)).stream_into(sink)
+        replace(soup, pool=replace(soup.pool, layout=sink.layout), dtype=None).stream_into(sink)
         sink.finish()
         return model
 
@@ -207,7 +213,7 @@ class Soup:
         """The weights in memory, tied tensors sharing theirs."""
         from ladle.soup.live import StateDictSink
 
-        sink = StateDictSink(self.pool.layout)
+        sink = StateDictSink(with_dtype(self.pool.layout, self.dtype))
         self.stream_into(sink)
         return sink.state
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ladle.tasks.base import Advance, Drawn, Split, Task, Trainable, no_progress
+from ladle.tasks.base import (
+    Advance,
+    Drawn,
+    Examples,
+    PredictsSome,
+    Split,
+    Task,
+    Trainable,
+    no_progress,
+)
 from ladle.tasks.load import BUILT_IN, load_task
 
 if TYPE_CHECKING:
@@ -15,7 +24,9 @@ __all__ = [
     "BUILT_IN",
     "Advance",
     "Drawn",
+    "Examples",
     "ImageClassification",
+    "PredictsSome",
     "Split",
     "Task",
     "TextClassification",

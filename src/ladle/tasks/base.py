@@ -6,14 +6,14 @@ that evaluation needs; `Trainable` adds what a sweep needs. Anything with these 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from ladle.predictions import ClassSubset, Labels, Metric
+from ladle.predictions import Array, ClassSubset, Labels, Metric
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +116,37 @@ class Task(Protocol):
         """Logits (N, C) of `model`, already on `device`, for every example of `split` in order.
 
         All columns that the model has, also where the split has `classes` of its own.
+        """
+        ...
+
+
+Examples = npt.NDArray[np.int64]
+"""Numbers of examples of a split, from 0 on."""
+
+
+@runtime_checkable
+class PredictsSome(Protocol):
+    """What a task may offer beyond `Task`: some examples at a time, in an order that is asked for.
+
+    Recipes then drop a candidate as soon as the examples seen so far settle that it is no better.
+    """
+
+    def arranged(self, split: str, order: Examples, *, batch_size: int) -> Sequence[Examples]:
+        """All of `order` in batches: near to the order given, and cheap to compute together."""
+        ...
+
+    def predict_some(
+        self,
+        model: nn.Module,
+        split: str,
+        batches: Sequence[Examples],
+        *,
+        device: torch.device,
+    ) -> Generator[Array, None, None]:
+        """Logits (B, C) of one batch after the other, each computed when it is asked for.
+
+        A batch goes through the model as it is, alone: what is said of an example may depend, in
+        the last bits, on the batch that it is in, and on nothing else. Who asks may stop anywhere.
         """
         ...
 

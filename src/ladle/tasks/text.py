@@ -6,19 +6,20 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.predictions import Array, Metric, accuracy
 from ladle.predictions.metrics import mse
-from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.base import Advance, Examples, Role, Split, no_progress
 from ladle.tasks.text_files import Text, read_texts
 from ladle.tasks.text_splits import Texts, as_split, check_splits
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
@@ -160,16 +161,35 @@ class TextClassification:
 
         For regression, C is 1 and these are the numbers.
         """
+        batches = [batch.numpy() for batch in self._tokens_of(split).by_length(batch_size)]
+        logits = np.empty((len(self._tokens_of(split)), self._outputs), np.float32)
+        said = self.predict_some(model, split, batches, device=device)
+        for batch, rows in zip(batches, said, strict=True):
+            logits[batch] = rows
+            advance(len(batch))
+        return logits
+
+    def arranged(self, split: str, order: Examples, *, batch_size: int) -> list[Examples]:
+        """`order` in batches of like length: see `PredictsSome`."""
+        tokens = self._tokens_of(split)
+        return [batch.numpy() for batch in tokens.nearly(torch.from_numpy(order), batch_size)]
+
+    @torch.inference_mode()
+    def predict_some(
+        self,
+        model: nn.Module,
+        split: str,
+        batches: Sequence[Examples],
+        *,
+        device: torch.device,
+    ) -> Generator[Array, None, None]:
+        """Logits (B, C) of `model`, which is put in eval mode, batch by batch."""
         tokens = self._tokens_of(split)
         states = self._states_of(split) if self._has_our_trunk(model) else None
-        logits = torch.empty(len(tokens), self._outputs)
         model.eval()
-        with torch.inference_mode():
-            for batch in tokens.by_length(batch_size):
-                inputs = self._inputs(tokens, states, [tokens.rows(i) for i in batch.tolist()])
-                logits[batch] = self._logits(model, inputs, device).float().cpu()
-                advance(len(batch))
-        return logits.numpy()
+        for batch in batches:
+            inputs = self._inputs(tokens, states, [tokens.rows(i) for i in batch.tolist()])
+            yield self._logits(model, inputs, device).float().cpu().numpy()
 
     def batches(
         self, *, batch_size: int, augmentation: float, generator: torch.Generator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from ladle.errors import BadInput, BadTask
 from ladle.predictions import Array, Metric, accuracy
 from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.base import Examples as ExampleNumbers
 from ladle.tasks.vision_clip import TEMPLATES, Prompts
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
@@ -184,7 +185,7 @@ class ImageClassification:
             seed,
             border=training[0].border,
         )
-        for chosen, images in self._in_batches(pictures, order, batch_size):
+        for chosen, images in self._in_batches(pictures, torch.split(order, batch_size)):
             yield images, labels[chosen]
 
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
@@ -216,16 +217,37 @@ class ImageClassification:
             raise BadInput(
                 f"task {self.name} has no split {split!r}; choose from {', '.join(self._examples)}"
             )
+        total = len(self._examples[split].images)
+        batches = self.arranged(split, np.arange(total), batch_size=batch_size)
+        logits = np.empty((total, len(self.label_names)), dtype=np.float32)
+        said = self.predict_some(model, split, batches, device=device)
+        for batch, rows in zip(batches, said, strict=True):
+            logits[batch] = rows
+            advance(len(batch))
+        return logits
+
+    def arranged(
+        self, split: str, order: ExampleNumbers, *, batch_size: int
+    ) -> list[ExampleNumbers]:
+        """`order`, cut in batches: see `PredictsSome`."""
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+    @torch.inference_mode()
+    def predict_some(
+        self,
+        model: nn.Module,
+        split: str,
+        batches: Sequence[ExampleNumbers],
+        *,
+        device: torch.device,
+    ) -> Generator[Array, None, None]:
+        """Logits (B, C), float32, batch by batch, in eval mode."""
         part = self._examples[split]
         pictures = Pictures(part.images, self.preprocessing.resize(), border=part.border)
-        logits = np.empty((len(pictures), len(self.label_names)), dtype=np.float32)
-        with torch.inference_mode(), _in_eval_mode(model.modules()):
-            order = torch.arange(len(pictures))
-            for chosen, images in self._in_batches(pictures, order, batch_size):
-                answer = _forward(model, images.to(device))
-                logits[chosen.numpy()] = answer.float().cpu().numpy()
-                advance(len(chosen))
-        return logits
+        with _in_eval_mode(model.modules()):
+            chosen = [torch.from_numpy(batch) for batch in batches]
+            for _, images in self._in_batches(pictures, chosen):
+                yield _forward(model, images.to(device)).float().cpu().numpy()
 
     def save(self, model: nn.Module, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json`; for timm, as on its hub.
@@ -254,9 +276,8 @@ class ImageClassification:
         (Path(folder) / "config.json").write_text(text, encoding="utf-8")
 
     def _in_batches(
-        self, pictures: Pictures, order: Tensor, batch_size: int
+        self, pictures: Pictures, chosen: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = torch.split(order, batch_size)
         loader: DataLoader[Tensor] = DataLoader(
             pictures,  # type: ignore[arg-type]  # a loader needs no more than these methods
             batch_sampler=[indices.tolist() for indices in chosen],

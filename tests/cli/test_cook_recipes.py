@@ -18,7 +18,10 @@ import ladle as package
 from digits import TASK, Digits, make_runs
 from ladle.checkpoint import open_checkpoint
 from ladle.cli import main
+from ladle.errors import BadInput
 from ladle.recipes import OPTIONS, RECIPES
+from ladle.report.collect import collect
+from ladle.report.table import tabulate
 
 LADLE = Path(sys.executable).with_name("ladle")
 
@@ -211,6 +214,13 @@ def test_groups_and_steps_come_from_the_checkpoints_themselves(toys: Path) -> No
     assert weights == pytest.approx({f"run-{'dcba'[i]}.pt": 0.1 * (i + 1) for i in range(4)})
 
 
+def test_the_base_at_the_end_of_a_line_is_no_single_model_of_the_report(toys: Path) -> None:
+    assert cook("--recipe", "wise-ft", "--base", "base.safetensors").returncode == 0
+    table = tabulate(collect(toys / "out"))
+    singles = {row.model for row in table.rows if row.part in ("single", "best")}
+    assert singles == {f"run{i}.safetensors" for i in range(4)}
+
+
 # On a real task
 
 
@@ -245,6 +255,8 @@ def test_the_whole_line_of_wise_ft_is_judged_and_drawn(runs: Path, tmp_path: Pat
     page = (out / "report.html").read_text()
     assert 'class="curve"' in page
     assert "The 11 points of the line" in page
+    table = tabulate(collect(out))
+    assert [row.model for row in table.rows if row.part == "curve"] == line
     judged = ladle("evaluate", out, "--task", TASK, "--json")
     (own,) = (r for r in json.loads(judged.stdout)["evaluations"] if r["split"] == "test")
     assert own["value"] == values["wise-ft soup", "test"]
@@ -334,13 +346,38 @@ def test_what_is_doubtful_is_said_and_recorded(runs: Path, tmp_path: Path) -> No
     assert any(caveat.startswith("far.pt is") for caveat in caveats)
 
 
+def read() -> int:
+    """The bytes that this process has read from files."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
+def test_cook_reads_files_to_check_them_and_to_average_them_and_no_more(
+    toys: Path,
+) -> None:
+    start = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
+    for i in range(4):
+        save_file({"w": start + 0.01 * i}, toys / f"large-{i}.safetensors")
+    nbytes = sum(file.stat().st_size for file in toys.glob("large-*"))
+    assert cook("--recipe", "uniform").returncode == 0  # everything is imported
+    before = read()
+    assert cook("--recipe", "uniform", inputs="large-*.safetensors").returncode == 0
+    # The first is read twice to check, all once to average; the digests take none.
+    assert 2.2 * nbytes < read() - before < 2.7 * nbytes
+
+
+def test_options_that_were_not_given_are_none_or_false() -> None:
+    from ladle.cli.recipe_options import chosen
+
+    chosen("best", {"strict": False, "k": None}, (), {})
+    with pytest.raises(BadInput, match="--strict goes with"):
+        chosen("best", {"strict": True}, (), {})
+
+
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
 def test_the_check_and_the_digests_are_one_look_at_the_files(tmp_path: Path) -> None:
     from ladle.checks import check
     from ladle.soup import gather
-
-    def read() -> int:
-        return int(Path("/proc/self/io").read_text().split()[1])
 
     start = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
     for i in range(4):

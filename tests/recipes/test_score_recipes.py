@@ -198,6 +198,13 @@ def test_with_replacement_a_second_helping_makes_the_weights_unequal() -> None:
     assert ladle.greedy(toy_pool(1.0, 2.5), near(2.0)).weights == (0.5, 0.5)
 
 
+def test_what_was_refused_is_not_tried_again_with_the_same_soup() -> None:
+    soup = ladle.greedy(toy_pool(1.0, 4.0, -2.0, 2.5), near(2.0), with_replacement=True)
+    tried = [one.candidate.removeprefix("run") for one in soup.tastings[4:]]
+    # 0 is kept, then 3 a second time, and with that soup each of the four is refused once.
+    assert "".join(tried) == "012" + "3012" + "3"
+
+
 @given(seeds, sizes, st.booleans())
 def test_with_replacement_is_never_worse_than_without(seed: int, n: int, strict: bool) -> None:
     pool, evaluate = toy_pool(*map(float, range(n))), table(seed)
@@ -224,6 +231,14 @@ def test_groups_count_alike_however_many_are_in_them() -> None:
     assert soup.weights == (1 / 6, 1 / 6, 1 / 6, 0.5)
     assert [one.candidate for one in soup.tastings] == ["lr=0.1", "lr=0.2", "lr=0.2"]
     assert soup.tastings[-1].members == ("run0", "run1", "run2", "run3")
+
+
+def test_a_greedy_soup_of_a_group_counts_as_one_too() -> None:
+    pool = with_facts(toy_pool(1.0, 2.0, 10.0), *map(facts, [0.1, 0.1, 0.2]))
+    soup = hierarchical(pool, lambda soup: 0.5, group_by="lr")
+    assert dict(zip(soup.members, soup.weights, strict=True)) == {
+        "run0": 0.25, "run1": 0.25, "run2": 0.5,
+    }  # fmt: skip
 
 
 @given(seeds, sizes, st.booleans())

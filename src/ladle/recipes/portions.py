@@ -43,8 +43,6 @@ def soup_of(pool: Pool, portion: Portion, *, integers: Policy = "equal") -> Soup
     taken = [i for i, share in portion.shares.items() if share]
     shares = [portion.shares[i] for i in taken]
     common = math.lcm(*(share.denominator for share in shares))
-    counts = [int(share * common) for share in shares]
-    least = math.gcd(*counts)
-    weights = tuple(float(count // least) for count in counts)
+    weights = tuple(float(share * common) for share in shares)
     merge = mean(len(taken)) if set(weights) == {1.0} else Linear(weights, sum(weights))
     return Soup(pool.subset(taken), merge, integers=integers)

@@ -76,7 +76,10 @@ def record() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["uniform", "--strict"], "--strict goes with --recipe greedy, top-k, pruned or hier"),
+        (
+            ["uniform", "--strict"],
+            "--strict goes with --recipe greedy, top-k, pruned, hierarchical or screened",
+        ),
         (["best", "--order", "given"], "--order goes with --recipe greedy, not with best"),
         (["greedy", "--k", "2"], "--k goes with --recipe top-k, not with greedy"),
         (["greedy", "--repeats", "2"], "--repeats goes with --order random"),

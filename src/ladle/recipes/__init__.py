@@ -19,12 +19,12 @@ from ladle.soup import Soup
 
 RECIPES: Mapping[str, Callable[..., Soup]] = {
     "greedy": greedy,
-    "screened": screened,
     "uniform": uniform,
     "best": best,
     "top-k": top_k,
     "pruned": pruned,
     "hierarchical": hierarchical,
+    "screened": screened,
     "wise-ft": wise_ft,
     "model-stock": model_stock,
     "window": window,

@@ -24,10 +24,10 @@ class Some(Digits):
     def arranged(self, split, order, *, batch_size):
         return np.split(order, range(batch_size, len(order), batch_size))
 
+    @torch.inference_mode()
     def predict_some(self, model, split, batches, *, device):
-        with torch.inference_mode():
-            for batch in batches:
-                yield model(torch.from_numpy(self.images[split][batch])).numpy()
+        for batch in batches:
+            yield model(torch.from_numpy(self.images[split][batch])).numpy()
 """
 
 

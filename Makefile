@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 BUILD := pyproject.toml constraints.txt hatch_build.py src/ladle/native/kernel.c
 
-.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate clean-bench clean
+.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate bench-recipes clean-bench clean
 
 demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
 	$(BIN)/ladle demo --output $(DEMO)
@@ -26,6 +26,9 @@ bench: $(VENV)/all.done            ## averaging beside other tools: half an hour
 
 bench-evaluate: $(VENV)/all.done   ## evaluation with and without what makes it faster: minutes
 	$(BIN)/python benchmarks/evaluate.py
+
+bench-recipes: $(VENV)/all.done    ## all recipes on a sweep of 12 models: half an hour
+	$(BIN)/python benchmarks/recipes.py
 
 clean-bench:
 	rm -rf benchmarks/work

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import ladle
+from ladle.recipes import RECIPES
+from reviews import write_task
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -51,3 +53,21 @@ def test_evaluation_is_timed_in_every_way(tmp_path: Path) -> None:
     assert len(rows) == 2 * (4 + 2) + 3
     assert all(float(row[1]) > 0 for row in rows)
     assert [float(row[4].strip(" |")) for row in rows if "as it stands" in row[0]] == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_recipes_are_compared_and_early_exit_is_timed(tmp_path: Path) -> None:
+    page, task = tmp_path / "recipes.md", write_task(tmp_path)
+    given = ("--runs", 3, "--rounds", 1, "--batch-size", 4, "--sweep", tmp_path / "sweep")
+    run("recipes.py", "--task", task, *given, "--output", page)
+    rows = [line.split(" | ") for line in page.read_text("utf-8").splitlines() if line[0:1] == "|"]
+    early, full = rows[2], rows[3]
+    assert (early[0], full[0]) == ("| early exit", "| full evaluation")
+    assert 0 < float(early[2]) <= 1.0 == float(full[2])
+    assert float(early[3]) > 0
+    table = {row[0].removeprefix("| "): row for row in rows[6:]}
+    told = page.read_text("utf-8")
+    assert all(name in table or f"Not here: {name}: " in told for name in RECIPES)
+    # By name, ingredients, evaluations; then held-out, test and a shift.
+    assert all(len(row) == 6 for row in table.values())
+    assert table["uniform"][1] == "3"

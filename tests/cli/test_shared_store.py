@@ -102,15 +102,22 @@ def test_the_written_soup_is_known_too(
     assert done.stdout == fresh.stdout
 
 
-def test_a_soup_that_was_rounded_is_judged_as_it_is_written(
+def test_a_soup_that_is_rounded_is_known_as_it_is_written(
     runs: list[Path], task: str, tmp_path: Path
 ) -> None:
+    """It was measured rounded; what is not rounded is another soup."""
     more = ("--recipe", "uniform", "--dtype", "bfloat16", "-o", tmp_path / "soup")
     assert ladle("cook", runs, task, *more).returncode == 0
     passes(task)
     store = ("--store", tmp_path / "soup" / "ladle.sqlite")
     assert ladle("evaluate", [tmp_path / "soup"], task, *store).returncode == 0
-    assert not passes(task)
+    assert passes(task) == []
+    exact = ("--recipe", "uniform", "-o", tmp_path / "exact", "--store", tmp_path / "s.sqlite")
+    assert ladle("cook", runs, task, *exact).returncode == 0
+    passes(task)
+    store = ("--store", tmp_path / "s.sqlite")
+    assert ladle("evaluate", [tmp_path / "soup"], task, *store).returncode == 0
+    assert len(passes(task)) == len(SPLITS)
 
 
 def test_a_soup_that_its_model_rounds_is_not_taken_for_its_file(

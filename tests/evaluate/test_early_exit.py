@@ -249,9 +249,27 @@ def test_a_tie_is_measured_to_the_end_and_kept_unless_strict() -> None:
     )
 
 
+def test_logits_that_are_not_finite_settle_it_at_once() -> None:
+    task, models = Table(3, n=100), pool(2)
+    rival, soup = (ladle.uniform(models.subset([i])) for i in (0, 1))
+    evaluate = Evaluator(task, batch_size=10)
+    evaluate(rival)
+    task.table = lambda model: np.full(task.shape, math.nan)  # type: ignore[method-assign]
+    verdict = evaluate.at_least(soup, 0.0, order_hint=rival)
+    assert verdict.score is not None
+    assert math.isnan(verdict.score)
+    assert verdict.seen == task.seen == 10
+    tasting = try_out(soup, "run1", evaluate, 0.0, rival=rival)
+    assert (tasting.score, tasting.reason) == (None, "rejected: the score is not finite")
+    assert task.seen == 10
+
+
 def test_it_saves_most_of_the_work_where_models_err_alike() -> None:
-    early, full = both(lambda: Table(1, n=2000), ladle.greedy, 7, 50)
-    assert 0 < early.seen < 0.75 * full.seen
+    both(lambda: Table(1, n=2000), ladle.greedy, 7, 50)
+    soup = ladle.greedy(pool(7), Evaluator(Table(1, n=2000), batch_size=50))
+    seen = [one.examples for one in soup.tastings if one.examples is not None]
+    assert len(seen) > 1
+    assert sum(seen) < 0.75 * 2000 * len(seen)
 
 
 @given(seed=st.integers(0, 2**32 - 1), name=bounded, order=st.randoms(use_true_random=False))

@@ -78,6 +78,8 @@ class BatchNormTaster:
             )
         self._mode = mode
         self._settled: dict[str, tuple[Checkpoint | None, dict[str, float]]] = {}
+        # What passed a comparison, with the better of its statistics: enough for a hint.
+        self._passed: dict[str, Soup] = {}
 
     def __call__(self, soup: Soup) -> float:
         statistics, scores = self._settle(soup)
@@ -91,14 +93,17 @@ class BatchNormTaster:
         if averaged.digest in self._settled:
             return Verdict(self(soup))
         hint = order_hint and self._as_known(order_hint)
+        ways = self._ways(averaged)
         verdicts = [
-            self._evaluator.at_least(one, bar, strict=strict, order_hint=hint)
-            for one in self._ways(averaged)
+            self._evaluator.at_least(one, bar, strict=strict, order_hint=hint) for one in ways
         ]
         # What `_measure` would choose, which is the better: that one reaches the bar if any does.
         best = max(verdicts, key=lambda verdict: _or_least(verdict.score))
         dropped = [verdict for verdict in verdicts if verdict.score is None]
-        if not dropped or (best.score is not None and reaches(best.score, bar, strict=strict)):
+        if best.score is not None and reaches(best.score, bar, strict=strict):
+            self._passed[averaged.digest] = ways[verdicts.index(best)]
+            return best
+        if not dropped:
             return best
         most = max(_or_least(v.bound if v.score is None else v.score) for v in verdicts)
         return replace(max(dropped, key=lambda verdict: _or_least(verdict.bound)), bound=most)
@@ -130,10 +135,11 @@ class BatchNormTaster:
         return self._settled[key]
 
     def _as_known(self, soup: Soup) -> Soup:
-        """With the statistics that it was scored with, if it was; else averaged."""
+        """With the statistics that it was measured with last, if it was; else averaged."""
         averaged = replace(soup, statistics=None)
-        statistics, _ = self._settled.get(averaged.digest, (None, {}))
-        return replace(averaged, statistics=statistics)
+        if averaged.digest in self._settled:
+            return replace(averaged, statistics=self._settled[averaged.digest][0])
+        return self._passed.get(averaged.digest, averaged)
 
     def _ways(self, averaged: Soup) -> list[Soup]:
         """The soup with each of the statistics that there are to choose from, new ones first."""

@@ -16,7 +16,7 @@ from ladle.evaluate.course import Course, Tally
 from ladle.evaluate.store import Store
 from ladle.foreign import running
 from ladle.predictions import Array, EnsembleScores, Predictions
-from ladle.soup import Soup, Verdict
+from ladle.soup import Soup, Verdict, reaches
 from ladle.tasks import Advance, PredictsSome, Split, Task, no_progress
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Evaluator:
         self.arithmetic = Arithmetic(amp, channels_last)
         self._early_exit = early_exit
         self._watch = watch
-        self._course: Course | None = None
+        self._courses: dict[str, Course] = {}
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
         self._lock = threading.Lock()
@@ -90,15 +90,14 @@ class Evaluator:
     ) -> Verdict:
         """The score of a soup, or that it does not reach `bar`: see `ladle.soup.Compares`.
 
-        All comparisons of an evaluator go the same course through the held-out examples, which
-        begins with what its first `order_hint` found hard. Without a hint, a metric with an
-        `ideal`, and a task that is `PredictsSome`, the soup is measured to the end.
+        The examples come in an order that begins with what `order_hint` finds hard, the same
+        whether or not one stops early. Without a hint, a metric with an `ideal`, and a task that
+        is `PredictsSome`, the soup is measured to the end.
 
         Raises:
             BadTask: see `predict`; or what the metric says of its bound is not true.
         """
-        known = self.store.logits(*self._key(soup, self.held_out))
-        course = None if known is not None else self._course_after(order_hint)
+        course = self._course_for(soup, order_hint)
         if course is None:
             return Verdict(self(soup))
         key = self._key(soup, self.held_out, course)
@@ -111,17 +110,34 @@ class Evaluator:
                 verdict = self._settled_by(rows, course, bar, strict)
         if verdict is None:
             raise AssertionError("what was seen did not settle what it was to settle")
+        if verdict.score is not None and reaches(verdict.score, bar, strict=strict):
+            self._courses[soup.digest] = course
         return verdict
 
-    def _course_after(self, hint: Soup | None) -> Course | None:
+    def _course_for(self, soup: Soup, hint: Soup | None) -> Course | None:
+        """The course on which a soup is compared; None where it is measured in the usual way.
+
+        That of an earlier comparison which it passed, so that it is known in full; else that of
+        the hint. Nothing here may depend on what was dropped when, or early exit would show.
+        """
         task, metric = self.task, self.task.metric
-        if metric.ideal is None or not isinstance(task, PredictsSome):
+        is_known = self.store.logits(*self._key(soup, self.held_out)) is not None
+        if metric.ideal is None or not isinstance(task, PredictsSome) or is_known:
             return None
-        if self._course is None and hint is not None:
-            rival = self.predict(hint, self.held_out.name)
-            course = Course.of(task, rival, metric, batch_size=self.batch_size)
-            self._course = self._course or course
-        return self._course
+        known = self._courses.get(soup.digest)
+        if known is not None or hint is None:
+            return known
+        return Course.of(task, self._as_measured(hint), metric, batch_size=self.batch_size)
+
+    def _as_measured(self, soup: Soup) -> Predictions:
+        """Held-out predictions of a soup: those of a comparison that it passed, if there are."""
+        split, course = self.held_out, self._courses.get(soup.digest)
+        if course is None:
+            return self._held_out(soup)
+        rows = self.store.logits(*self._key(soup, split, course))
+        if rows is None:
+            return self._held_out(soup)
+        return Predictions(split.name, course.in_split_order(rows), split.labels)
 
     def _settled_by(self, rows: Array, course: Course, bar: float, strict: bool) -> Verdict | None:
         """What follows from logits of the first examples of a course; None if that is nothing."""

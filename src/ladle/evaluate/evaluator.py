@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from ladle.evaluate.arithmetic import Arithmetic
 from ladle.evaluate.store import Store
 from ladle.foreign import running
 from ladle.predictions import Array, Predictions
-from ladle.soup import Soup
+from ladle.soup import Policy, Pool, Soup
 from ladle.tasks import Advance, Split, Task, no_progress
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ladle.evaluate.gradients import HeldOutGradients
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
 """Opens a progress display for a text and an amount of work."""
@@ -52,10 +55,12 @@ class Evaluator:
         amp: bool = False,
         channels_last: bool = False,
         watch: Watch = unwatched,
+        workspace: Path | None = None,
     ) -> None:
         """`amp` computes in bfloat16 where PyTorch's autocast does; `channels_last` lays the
         weights of convolutions out for them. Both change rounding, and what the store knows one
-        evaluation by.
+        evaluation by. `workspace` is a folder, made when needed, where a recipe that was
+        interrupted finds what it had done.
 
         Raises:
             BadTask: the task has no held-out split, or more than one.
@@ -67,7 +72,8 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size
         self.arithmetic = Arithmetic(amp, channels_last)
-        self._watch = watch
+        self.watch = watch
+        self.workspace = workspace
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
         self._lock = threading.Lock()
@@ -79,6 +85,16 @@ class Evaluator:
         if not np.isfinite(predictions.logits).all():
             return float("nan")
         return metric.sign * metric(predictions)
+
+    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+        """Losses of soups of a pool on the held-out split, and their slopes in the weights.
+
+        Raises:
+            BadInput: the task is not `Differentiable`.
+        """
+        from ladle.evaluate.gradients import HeldOutGradients
+
+        return HeldOutGradients(self, pool, integers=integers)
 
     def describe(self) -> dict[str, Any]:
         """Task, metric and splits, for the record."""
@@ -144,7 +160,7 @@ class Evaluator:
             self._loaded = soup.digest
         text = f"{' + '.join(soup.members)} on {split.name}"
         with (
-            self._watch(text, len(split)) as advance,
+            self.watch(text, len(split)) as advance,
             running(f"task {self.task.name!r} on {split.name}"),
             torch.inference_mode(),
             self.arithmetic.computing(model, device),

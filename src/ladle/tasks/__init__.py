@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ladle.tasks.base import Advance, Drawn, Split, Task, Trainable, no_progress
+from ladle.tasks.base import Advance, Differentiable, Drawn, Split, Task, Trainable, no_progress
 from ladle.tasks.load import BUILT_IN, load_task
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "Advance",
+    "Differentiable",
     "Drawn",
     "ImageClassification",
     "Split",

@@ -1,12 +1,13 @@
 """What a soup is judged on, and what a sweep trains on.
 
 A task knows how to build the model, how to feed it, and how to score what it says. `Task` is all
-that evaluation needs; `Trainable` adds what a sweep needs. Anything with these members will do.
+that evaluation needs; `Trainable` adds what a sweep needs, `Differentiable` what a recipe needs
+that learns on held-out examples. Anything with these members will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -116,6 +117,28 @@ class Task(Protocol):
         """Logits (N, C) of `model`, already on `device`, for every example of `split` in order.
 
         All columns that the model has, also where the split has `classes` of its own.
+        """
+        ...
+
+
+@runtime_checkable
+class Differentiable(Task, Protocol):
+    """What slopes of a loss on any split need beyond evaluation."""
+
+    def labelled(
+        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """(inputs, labels) of these examples of a split, batch by batch, on the CPU.
+
+        `batches` has the numbers of the examples, counted from 0. They are seen as `predict` sees
+        them, without augmentation, by this `model`.
+        """
+        ...
+
+    def logits(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Logits (B, C) for inputs from `labelled`, moved to the model's device; differentiable.
+
+        They are those of `predict`, as far as rounding goes.
         """
         ...
 

@@ -184,11 +184,22 @@ class ImageClassification:
             seed,
             border=training[0].border,
         )
-        for chosen, images in self._in_batches(pictures, order, batch_size):
+        for chosen, images in self._in_batches(pictures, torch.split(order, batch_size)):
             yield images, labels[chosen]
 
+    def labelled(
+        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of these examples of a split, batch by batch, as `predict` sees them."""
+        part = self._examples[split]
+        labels = torch.from_numpy(np.asarray(part.labels, dtype=np.int64))
+        pictures = Pictures(part.images, self.preprocessing.resize(), border=part.border)
+        chosen = [torch.from_numpy(batch) for batch in batches]
+        for batch, images in self._in_batches(pictures, chosen):
+            yield images, labels[batch]
+
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Logits (B, C) for images from `batches`; differentiable.
+        """Logits (B, C) for images from `batches` or `labelled`; differentiable.
 
         When it trains on a CPU, the model's weights are laid out channels-last in memory.
         """
@@ -221,7 +232,7 @@ class ImageClassification:
         logits = np.empty((len(pictures), len(self.label_names)), dtype=np.float32)
         with torch.inference_mode(), _in_eval_mode(model.modules()):
             order = torch.arange(len(pictures))
-            for chosen, images in self._in_batches(pictures, order, batch_size):
+            for chosen, images in self._in_batches(pictures, torch.split(order, batch_size)):
                 answer = _forward(model, images.to(device))
                 logits[chosen.numpy()] = answer.float().cpu().numpy()
                 advance(len(chosen))
@@ -254,9 +265,8 @@ class ImageClassification:
         (Path(folder) / "config.json").write_text(text, encoding="utf-8")
 
     def _in_batches(
-        self, pictures: Pictures, order: Tensor, batch_size: int
+        self, pictures: Pictures, chosen: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = torch.split(order, batch_size)
         loader: DataLoader[Tensor] = DataLoader(
             pictures,  # type: ignore[arg-type]  # a loader needs no more than these methods
             batch_sampler=[indices.tolist() for indices in chosen],

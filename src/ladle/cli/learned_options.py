@@ -30,9 +30,15 @@ _options = options.together(
         "--start", type=click.Choice(["uniform", "greedy"]), help="Learned: from this soup."
     ),
     click.option("--epochs", type=click.IntRange(1), help="Learned: over the held-out examples."),
-    click.option("--lr", type=float, help="Learned: the learning rate."),
+    click.option(
+        "--lr", type=click.FloatRange(0, min_open=True), help="Learned: the learning rate."
+    ),
     click.option("--examples-per-step", type=click.IntRange(1), help="Learned: in one step."),
-    click.option("--kept-back", type=float, help="Learned: part of held-out to choose a step by."),
+    click.option(
+        "--kept-back",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Learned: part of held-out to choose a step by.",
+    ),
     click.option("--patience", type=click.IntRange(1), help="Learned: epochs without gain."),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ _SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Best:
-    """The step with the lowest loss on the examples kept back; step 0 is the start."""
+    """The step to take: its loss and score on the examples kept back. Step 0 is the start."""
 
     step: int
     loss: float
@@ -39,9 +40,11 @@ class Progress:
     first: Float64
     second: Float64
     best: Best
+    lowest: float
+    """The lowest loss seen on what is kept back, whatever the score with it."""
+    lowest_at: int = 0
+    """The step with it."""
     step: int = 0
-    last: int = 0
-    """The step at which the loss on what was kept back was last seen to fall."""
     tastings: tuple[Tasting, ...] = ()
     losses: tuple[float, ...] = field(default=())
     """Of every step, on its examples."""
@@ -66,12 +69,13 @@ class Progress:
 class Notebook:
     """Keeps progress in a file, at most once a second; None keeps nothing.
 
-    What was written for other work than `identity` is not taken up.
+    What was written for other work than what `identify` tells is not taken up; it is not asked
+    where nothing is kept.
     """
 
-    def __init__(self, folder: Path | None, identity: str) -> None:
+    def __init__(self, folder: Path | None, identify: Callable[[], str]) -> None:
         self._file = None if folder is None else folder / "learned.npz"
-        self._identity = identity
+        self._identity = "" if folder is None else identify()
         self._written = -math.inf
 
     def read(self) -> Progress | None:
@@ -91,8 +95,9 @@ class Notebook:
             first=arrays["first"],
             second=arrays["second"],
             best=Best(**about["best"], values=arrays["best"]),
+            lowest=about["lowest"],
+            lowest_at=about["lowest_at"],
             step=about["step"],
-            last=about["last"],
             tastings=tuple(tastings),
             losses=tuple(about["losses"]),
         )
@@ -105,8 +110,9 @@ class Notebook:
         about = {
             "identity": self._identity,
             "best": {"step": best.step, "loss": best.loss, "score": best.score},
+            "lowest": progress.lowest,
+            "lowest_at": progress.lowest_at,
             "step": progress.step,
-            "last": progress.last,
             "tastings": [asdict(one) for one in progress.tastings],
             "losses": progress.losses,
         }

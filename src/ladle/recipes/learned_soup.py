@@ -120,9 +120,13 @@ def learned(
         kept,
         _Pace(epochs, lr, examples_per_step, patience, seed),
     )
-    identity = [list(pool.digests), gradients.identity, first.merge.record(), options, seed]
-    text = json.dumps(identity, sort_keys=True).encode()
-    done = school.learned(Notebook(gradients.workspace, hashlib.sha256(text).hexdigest()))
+    notebook = Notebook(
+        gradients.workspace,
+        lambda: _digest(
+            [list(pool.digests), gradients.identity, first.merge.record(), options, seed]
+        ),
+    )
+    done = school.learned(notebook)
     return replace(
         school.best(done),
         recipe="learned",
@@ -195,6 +199,7 @@ class _School:
             first=np.zeros_like(values),
             second=np.zeros_like(values),
             best=Best(0, loss, score, values),
+            lowest=loss,
             tastings=(tasting,),
         )
 
@@ -213,20 +218,18 @@ class _School:
         loss, score = self.gradients.taste(soup, self.kept, self._parts(progress.values)[1])
         best = progress.best
         start = progress.tastings[0].score
-        # Compared so that no number at all is never taken.
-        fell = loss < best.loss
-        taken = fell and not (start is not None and score < start)
+        # A loss that is no number is below none.
+        better = loss < best.loss
+        taken = better and not (start is not None and score < start)
         if taken:
             best = Best(progress.step, loss, score, progress.values)
         tasting = self._tasting(f"step {progress.step}", soup, score, taken, loss)
-        if fell and not taken:
+        if better and not taken:
             tasting = replace(tasting, reason=f"{tasting.reason}, but scores less than the start")
-        return replace(
-            progress,
-            best=best,
-            last=progress.step if fell else progress.last,
-            tastings=(*progress.tastings, tasting),
-        )
+        progress = replace(progress, best=best, tastings=(*progress.tastings, tasting))
+        if loss < progress.lowest:
+            progress = replace(progress, lowest=loss, lowest_at=progress.step)
+        return progress
 
     def _tasting(self, what: str, soup: Soup, score: float, kept: bool, loss: float) -> Tasting:
         members = tuple(
@@ -256,7 +259,7 @@ class _School:
         return within * _TASTINGS // steps > (within - 1) * _TASTINGS // steps
 
     def _is_over(self, progress: Progress, steps: int) -> bool:
-        return progress.step - progress.last >= self.pace.patience * steps
+        return progress.step - progress.lowest_at >= self.pace.patience * steps
 
     @property
     def _is_regression(self) -> bool:
@@ -271,6 +274,10 @@ def _start(pool: Pool, evaluate: Evaluate, start: str, integers: Policy) -> Soup
     weights = tuple(float(name in found.members) for name in (one.name for one in pool))
     merge = Linear(weights, sum(weights))
     return replace(uniform_soup(pool, integers=integers), merge=merge, recipe="greedy")
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _outcome(done: Progress) -> dict[str, Any]:

@@ -135,6 +135,17 @@ def _robustness(table: Table, metric: Metric) -> str:
     return _section("Test and shift", _legend({p.part for p in points}) + drawn + caption)
 
 
+_ADDED = (
+    "Each candidate was added to what had been kept so far and the result was tasted on the "
+    "held-out set."
+)
+_HOW = {
+    "learned": "The weights were learned on a part of the held-out set; now and then they were "
+    "tasted on the rest of it, and those with the lowest loss there were kept.",
+}
+"""How the candidates of a recipe came about, where they were not added one by one."""
+
+
 def _story(record: Record, table: Table, metric: Metric) -> str:
     tried = [t for t in record.tastings if len(t.members) > 1]
     listing = tables.tastings(record.tastings, metric) if record.tastings else ""
@@ -144,8 +155,7 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
     order = [Step(t.candidate, t.score, t.kept) for t in [*first, *tried] if t.score is not None]
     kept = sum(step.kept for step in order)
     words = (
-        f"Each candidate was added to what had been kept so far and the result was tasted on the "
-        f"held-out set. Filled dots were kept ({kept}), hollow ones were not "
+        f"{_HOW.get(record.recipe, _ADDED)} Filled dots were kept ({kept}), hollow ones were not "
         f"({len(order) - kept}); the line is the best so far."
     )
     if not metric.higher_is_better:

@@ -111,7 +111,7 @@ def tastings(tried: Sequence[Tasting], metric: Metric) -> str:
     heads += _head("outcome") + _head("reason")
     # The single models that were kept are the first steps of the chart, the others none.
     body, step = "", 0
-    for name, group in (("Alone", alone), ("With what was kept so far", together)):
+    for name, group in (("Alone", alone), ("Together", together)):
         if group:
             body += tag("tr", tag("th", escape(name), colspan=6, scope="rowgroup"), class_="group")
         for tasting in group:

@@ -32,6 +32,9 @@ from ladle.tasks.loss import loss_of
 if TYPE_CHECKING:
     from ladle.evaluate.evaluator import Evaluator
 
+_WIDEST, _NARROWEST = 4.0, 1e-3
+"""Of the logarithm of a factor: how far from 0 it is looked for, and how exactly."""
+
 Examples = npt.NDArray[np.int64]
 """Numbers of held-out examples, counted from 0."""
 
@@ -153,6 +156,34 @@ class HeldOutGradients:
 
     def taste(self, soup: Soup, examples: Examples, factor: float) -> tuple[float, float]:
         """The mean loss of a soup on these examples, and its score, which is higher-is-better."""
+        logits, labels = self._predicted(soup, examples)
+        if not torch.isfinite(logits).all():
+            return math.nan, math.nan
+        metric = self._task.metric
+        found = Predictions(self.split, logits.numpy(), labels.numpy())
+        return float(loss_of(logits.double() * factor, labels)), metric.sign * metric(found)
+
+    def best_factor(self, soup: Soup, examples: Examples) -> float:
+        """The factor on a soup's logits that gives the lowest loss on these examples.
+
+        1 where they are no logits but numbers that are predicted.
+        """
+        logits, labels = self._predicted(soup, examples)
+        if labels.is_floating_point():
+            return 1.0
+        logits = logits.double()
+        low, high = -_WIDEST, _WIDEST
+        # The loss is convex in the factor, so has one lowest place in its logarithm too.
+        while high - low > _NARROWEST:
+            third = (high - low) / 3
+            left, right = (
+                loss_of(logits * math.exp(x), labels) for x in (low + third, high - third)
+            )
+            low, high = (low, high - third) if left <= right else (low + third, high)
+        return math.exp((low + high) / 2)
+
+    def _predicted(self, soup: Soup, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Logits (N, C) and labels, on the CPU."""
         self._load(soup)
         said, labels = [], []
         parts = np.array_split(examples, math.ceil(len(examples) / self._size))
@@ -160,13 +191,7 @@ class HeldOutGradients:
             for inputs, truth in self._labelled(parts):
                 said.append(self._said(inputs).cpu())
                 labels.append(truth)
-            logits = torch.cat(said)
-            loss = float(loss_of(logits.double() * factor, torch.cat(labels)))
-        if not torch.isfinite(logits).all():
-            return math.nan, math.nan
-        metric = self._task.metric
-        found = Predictions(self.split, logits.numpy(), torch.cat(labels).numpy())
-        return loss, metric.sign * metric(found)
+        return torch.cat(said), torch.cat(labels)
 
     def _load(self, soup: Soup) -> None:
         if soup.merge != self._loaded:

@@ -72,6 +72,10 @@ class Gradients(Protocol):
         """The mean loss on a batch of a soup whose logits are multiplied by `factor`."""
         ...
 
+    def best_factor(self, soup: Soup, examples: Examples) -> float:
+        """The factor on a soup's logits that gives the lowest loss; 1 for regression."""
+        ...
+
     def taste(self, soup: Soup, examples: Examples, factor: float) -> tuple[float, float]:
         """The mean loss of a soup on these examples, and its score, which is higher-is-better."""
         ...

@@ -24,7 +24,7 @@ _SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Best:
-    """The step to take: its loss and score on the examples kept back. Step 0 is the start."""
+    """The step with the lowest loss on the examples kept back; step 0 is the start."""
 
     step: int
     loss: float
@@ -40,10 +40,6 @@ class Progress:
     first: Float64
     second: Float64
     best: Best
-    lowest: float
-    """The lowest loss seen on what is kept back, whatever the score with it."""
-    lowest_at: int = 0
-    """The step with it."""
     step: int = 0
     tastings: tuple[Tasting, ...] = ()
     losses: tuple[float, ...] = field(default=())
@@ -95,8 +91,6 @@ class Notebook:
             first=arrays["first"],
             second=arrays["second"],
             best=Best(**about["best"], values=arrays["best"]),
-            lowest=about["lowest"],
-            lowest_at=about["lowest_at"],
             step=about["step"],
             tastings=tuple(tastings),
             losses=tuple(about["losses"]),
@@ -110,8 +104,6 @@ class Notebook:
         about = {
             "identity": self._identity,
             "best": {"step": best.step, "loss": best.loss, "score": best.score},
-            "lowest": progress.lowest,
-            "lowest_at": progress.lowest_at,
             "step": progress.step,
             "tastings": [asdict(one) for one in progress.tastings],
             "losses": progress.losses,

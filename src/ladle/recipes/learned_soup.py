@@ -43,7 +43,7 @@ def learned(
     affine: bool = False,
     start: Literal["uniform", "greedy"] = "uniform",
     epochs: int = 5,
-    lr: float = 0.05,
+    lr: float = 0.1,
     examples_per_step: int = 128,
     kept_back: float = 0.2,
     patience: int = 2,
@@ -53,8 +53,9 @@ def learned(
     """Learn the weights of a weighted average on held-out examples (paper, appendix I).
 
     The result fits the held-out examples, so that scores on them say nothing any more. A part of
-    them is kept back from learning, evenly over the labels: of all steps the one is taken that has
-    the lowest loss there, if its score there is not below the start's; else the start.
+    them is kept back from learning, evenly over the labels: of all steps, the start included, the
+    one is taken that has the lowest loss there. Not the best score, which is a coarser measure: a
+    few examples more or less say nothing.
 
     Every step reads the tensors that differ twice from every ingredient; memory is that of the
     model, its gradient and one batch, whatever the number of ingredients.
@@ -190,16 +191,17 @@ class _School:
         return self.first if not best.step else self._soup(best.values)
 
     def _begun(self) -> Progress:
-        loss, score = self.gradients.taste(self.first, self.kept, 1.0)
+        # With the β that it takes, so that what is learned is judged for its weights alone.
+        factor = self.gradients.best_factor(self.first, self.learn)
+        loss, score = self.gradients.taste(self.first, self.kept, factor)
         free = self.space.free(np.tile(self.first.weights, (len(self.groups), 1)))
-        values = np.append(free, 0.0)
+        values = np.append(free, math.log(factor))
         tasting = self._tasting(f"start: {self.first.recipe}", self.first, score, True, loss)
         return Progress(
             values=values,
             first=np.zeros_like(values),
             second=np.zeros_like(values),
             best=Best(0, loss, score, values),
-            lowest=loss,
             tastings=(tasting,),
         )
 
@@ -211,25 +213,16 @@ class _School:
         # Predicted numbers have a scale that means something; logits of classes have none.
         change = 0.0 if self._is_regression else slope.factor * factor
         whole = np.append(self.space.slope(free, products), change)
-        return progress.stepped(whole, slope.loss, self.pace.lr)
+        return progress.stepped(whole, slope.loss, self._rate(progress.step))
 
     def _tasted(self, progress: Progress) -> Progress:
         soup = self._soup(progress.values)
         loss, score = self.gradients.taste(soup, self.kept, self._parts(progress.values)[1])
-        best = progress.best
-        start = progress.tastings[0].score
         # A loss that is no number is below none.
-        better = loss < best.loss
-        taken = better and not (start is not None and score < start)
-        if taken:
-            best = Best(progress.step, loss, score, progress.values)
+        taken = loss < progress.best.loss
+        best = Best(progress.step, loss, score, progress.values) if taken else progress.best
         tasting = self._tasting(f"step {progress.step}", soup, score, taken, loss)
-        if better and not taken:
-            tasting = replace(tasting, reason=f"{tasting.reason}, but scores less than the start")
-        progress = replace(progress, best=best, tastings=(*progress.tastings, tasting))
-        if loss < progress.lowest:
-            progress = replace(progress, lowest=loss, lowest_at=progress.step)
-        return progress
+        return replace(progress, best=best, tastings=(*progress.tastings, tasting))
 
     def _tasting(self, what: str, soup: Soup, score: float, kept: bool, loss: float) -> Tasting:
         members = tuple(
@@ -253,13 +246,18 @@ class _School:
         size = self.pace.examples_per_step
         return [order[i : i + size] for i in range(0, len(order), size)]
 
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: half a cosine, from `lr` to 0."""
+        steps = math.ceil(len(self.learn) / self.pace.examples_per_step) * self.pace.epochs
+        return 0.5 * self.pace.lr * (1 + math.cos(math.pi * step / steps))
+
     def _is_tasted(self, step: int, steps: int) -> bool:
         """Whether a step is one of the few in its epoch that are judged; the last one is."""
         within = (step - 1) % steps + 1
         return within * _TASTINGS // steps > (within - 1) * _TASTINGS // steps
 
     def _is_over(self, progress: Progress, steps: int) -> bool:
-        return progress.step - progress.lowest_at >= self.pace.patience * steps
+        return progress.step - progress.best.step >= self.pace.patience * steps
 
     @property
     def _is_regression(self) -> bool:
@@ -282,12 +280,11 @@ def _digest(content: object) -> str:
 
 def _outcome(done: Progress) -> dict[str, Any]:
     """What there is to know of how it went, for the record."""
-    first, best = done.tastings[0], done.best
+    best = done.best
     return {
         "steps": done.step,
         "best_step": best.step,
         "kept_back_loss": best.loss,
-        "kept_back_score_of_start": first.score,
         "inverse_temperature": math.exp(best.values[-1]),
     }
 

@@ -8,7 +8,7 @@ Anything with these members is a task; nothing has to be inherited.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -67,6 +67,18 @@ class Digits:
                 logits.append(model(batch.to(device)).float().cpu())
                 advance(len(batch))
         return torch.cat(logits).numpy()
+
+    # These two are for `--recipe learned` alone, which needs gradients.
+
+    def labelled(
+        self, model: nn.Module, split: str, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        labels = torch.from_numpy(self.splits[split].labels)
+        for batch in batches:
+            yield torch.from_numpy(self.images[split][batch]), labels[batch]
+
+    def logits(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        return model(inputs.to(next(model.parameters()).device))
 
 
 def task() -> Digits:

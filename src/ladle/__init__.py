@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ladle.predictions import accuracy as accuracy
     from ladle.recipes import best as best
     from ladle.recipes import greedy as greedy
+    from ladle.recipes import learned as learned
     from ladle.recipes import screened as screened
     from ladle.recipes import uniform as uniform
     from ladle.report import write_report as write_report
@@ -53,6 +54,7 @@ _HOMES = {
     "best": "recipes",
     "check": "checks",
     "greedy": "recipes",
+    "learned": "recipes",
     "load_task": "tasks",
     "mean_of": "predictions",
     "open": "soup",

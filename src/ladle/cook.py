@@ -184,7 +184,7 @@ def _chosen_and_judged(
         return _chosen(recipe, pool, evaluate, kitchen), [], {"caveats": [*kitchen.caveats]}
     taste = BatchNormTaster(evaluate, kitchen.bn, seed=kitchen.seed)
     soup = taste.settled(_chosen(recipe, pool, taste, kitchen))
-    caveats = [*kitchen.caveats, *caveats_of(evaluate.task)]
+    caveats = [*soup.caveats, *kitchen.caveats, *caveats_of(evaluate.task)]
     about = {"batchnorm": taste.describe(soup), "caveats": caveats}
     return soup, _judged(pool, soup, evaluate, taste, kitchen), about
 

@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 from ladle.errors import BadTask
-from ladle.sweep.loss import loss_of
 from ladle.sweep.probe import _PENALTIES, linear_probe
 from ladle.tasks.base import Split
+from ladle.tasks.loss import loss_of
 from toy_task import Net, PointsTask
 
 

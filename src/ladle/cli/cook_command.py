@@ -98,6 +98,8 @@ def command(
         )
     if score is not None and full_evaluation:
         raise BadInput("--full-evaluation goes with --task; a --score always measures to the end")
+    if score is not None and recipe == "learned":
+        raise BadInput("--recipe learned needs gradients, and a --score has none; give a --task")
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
     start = _base(base, inputs)
@@ -230,6 +232,7 @@ def _task_evaluate(
             channels_last=channels_last,
             early_exit=early_exit,
             watch=screen.watching,
+            workspace=workspace,
         )
 
     return open_evaluate

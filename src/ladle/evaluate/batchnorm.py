@@ -34,12 +34,14 @@ from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator, find_device
 from ladle.foreign import running
 from ladle.merge.slices import read_bytes
-from ladle.soup import Pool, Soup, Verdict, reaches
+from ladle.soup import Policy, Pool, Soup, Verdict, reaches
 from ladle.tasks import Trainable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from ladle.evaluate.gradients import HeldOutGradients
 
 BatchNormMode = Literal["average", "recalibrate", "best"]
 
@@ -111,6 +113,10 @@ class BatchNormTaster:
     def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
         """See `ladle.soup.Ensembles`; single models keep their own statistics."""
         return self._evaluator.ensembles_of(members)
+
+    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+        """See `Evaluator.gradients`; there, statistics are averaged."""
+        return self._evaluator.gradients(pool, integers=integers)
 
     def settled(self, soup: Soup) -> Soup:
         """The soup with the statistics that it was scored with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from ladle.evaluate.course import Course, Tally
 from ladle.evaluate.store import Store
 from ladle.foreign import running
 from ladle.predictions import Array, EnsembleScores, Predictions
-from ladle.soup import Soup, Verdict, reaches
+from ladle.soup import Policy, Pool, Soup, Verdict, reaches
 from ladle.tasks import Advance, PredictsSome, Split, Task, no_progress
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ladle.evaluate.gradients import HeldOutGradients
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
 """Opens a progress display for a text and an amount of work."""
@@ -54,10 +57,13 @@ class Evaluator:
         channels_last: bool = False,
         early_exit: bool = True,
         watch: Watch = unwatched,
+        workspace: Path | None = None,
     ) -> None:
         """`amp` computes in bfloat16 where PyTorch's autocast does; `channels_last` lays the
         weights of convolutions out for them. Both change rounding, and what the store knows one
         evaluation by. Without `early_exit`, `at_least` says the same after all examples.
+        `workspace` is a folder, made when needed, where a recipe that was interrupted finds what
+        it had done.
 
         Raises:
             BadTask: the task has no held-out split, or more than one.
@@ -70,7 +76,8 @@ class Evaluator:
         self.batch_size = batch_size
         self.arithmetic = Arithmetic(amp, channels_last)
         self._early_exit = early_exit
-        self._watch = watch
+        self.watch = watch
+        self.workspace = workspace
         self._courses: dict[str, Course] = {}
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
@@ -159,6 +166,16 @@ class Evaluator:
 
     def _held_out(self, soup: Soup) -> Predictions:
         return self.predict(soup, self.held_out.name)
+
+    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+        """Losses of soups of a pool on the held-out split, and their slopes in the weights.
+
+        Raises:
+            BadInput: the task is not `Differentiable`.
+        """
+        from ladle.evaluate.gradients import HeldOutGradients
+
+        return HeldOutGradients(self, pool, integers=integers)
 
     def describe(self) -> dict[str, Any]:
         """Task, metric and splits, for the record."""
@@ -266,7 +283,7 @@ class Evaluator:
             self._loaded = soup.digest
         text = f"{' + '.join(soup.members)} on {split.name}"
         with (
-            self._watch(text, len(split)) as advance,
+            self.watch(text, len(split)) as advance,
             running(f"task {self.task.name!r} on {split.name}"),
             torch.inference_mode(),
             self.arithmetic.computing(model, device),

@@ -3,6 +3,7 @@
 from ladle.merge.base import Merge, Readings
 from ladle.merge.linear import Linear, mean
 from ladle.merge.model_stock import ModelStock
+from ladle.merge.products import differing, inner_products
 from ladle.merge.stream import Ingredients, Sink, stream, with_dtype
 from ladle.merge.unaveraged import Policy
 
@@ -14,6 +15,8 @@ __all__ = [
     "Policy",
     "Readings",
     "Sink",
+    "differing",
+    "inner_products",
     "mean",
     "stream",
     "with_dtype",

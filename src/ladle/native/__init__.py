@@ -36,19 +36,21 @@ _library = _opened()
 _POINTER, _COUNT, _WEIGHT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_double
 
 
-def _function(name: str, *arguments: Any) -> Callable[..., None]:
+def _function(name: str, *arguments: Any, gives: Any = None) -> Callable[..., Any]:
     function = getattr(_library, name)
-    function.argtypes, function.restype = arguments, None
+    function.argtypes, function.restype = arguments, gives
     return function  # type: ignore[no-any-return]
 
 
 _start: dict[str, Callable[..., None]] = {}
 _add: dict[str, Callable[..., None]] = {}
 _encode: dict[str, Callable[..., None]] = {}
+_dot: dict[str, Callable[..., float]] = {}
 if _library is not None:
     for _kind, _name in _NAMES.items():
         _start[_kind] = _function(f"ladle_start_{_name}", _POINTER, _POINTER, _COUNT, _WEIGHT)
         _add[_kind] = _function(f"ladle_add_{_name}", _POINTER, _POINTER, _COUNT, _WEIGHT)
+        _dot[_kind] = _function(f"ladle_dot_{_name}", _POINTER, _POINTER, _COUNT, gives=_WEIGHT)
     for _name in ("bfloat16", "float16"):
         _encode[_name] = _function(f"ladle_to_{_name}", _POINTER, _POINTER, _COUNT)
 
@@ -70,6 +72,17 @@ def add(
         return False
     function(_address(total), _address(numbers), len(total), weight)
     return True
+
+
+def dot(numbers: Packed, slope: npt.NDArray[np.float32]) -> float | None:
+    """Σ numbers·slope in float64, in 16 lanes; None where that is left to numpy.
+
+    Both are one-dimensional and of one length.
+    """
+    function = _dot.get(numbers.dtype.char)
+    if function is None:
+        return None
+    return function(_address(numbers), _address(slope), len(slope))
 
 
 def encode(numbers: npt.NDArray[np.float64], dtype: str, out: npt.NDArray[np.uint8]) -> bool:

@@ -60,6 +60,26 @@ ADD(float32, float, from_float32)
 ADD(bfloat16, uint16_t, from_bfloat16)
 ADD(float16, uint16_t, from_float16)
 
+/* Sums in LANES lanes that are added up at the end: an order that vectors of any width can keep. */
+#define LANES 16
+
+#define DOT(NAME, TYPE, FROM)                                                                     \
+    FAST double ladle_dot_##NAME(const TYPE *restrict numbers, const float *restrict slope,       \
+                                 ptrdiff_t n) {                                                   \
+        double lanes[LANES] = {0}, total = 0;                                                     \
+        ptrdiff_t i = 0;                                                                          \
+        for (; i + LANES <= n; i += LANES)                                                        \
+            for (int j = 0; j < LANES; j++)                                                       \
+                lanes[j] += FROM(numbers[i + j]) * (double)slope[i + j];                          \
+        for (int j = 0; i + j < n; j++) lanes[j] += FROM(numbers[i + j]) * (double)slope[i + j];  \
+        for (int j = 0; j < LANES; j++) total += lanes[j];                                        \
+        return total;                                                                             \
+    }
+
+DOT(float32, float, from_float32)
+DOT(bfloat16, uint16_t, from_bfloat16)
+DOT(float16, uint16_t, from_float16)
+
 /* A float32 from which a narrower number can be rounded as if from the float64 itself: towards
  * zero, and odd where that lost anything (Boldo and Melquiond, "When double rounding is odd"). */
 static inline uint32_t rounded_to_odd(double value) {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from ladle.recipes.best_single import best
 from ladle.recipes.greedy_soup import greedy
 from ladle.recipes.hierarchical_soup import hierarchical
+from ladle.recipes.learned_soup import learned
 from ladle.recipes.model_stock_soup import model_stock
 from ladle.recipes.options import OPTIONS, Option
 from ladle.recipes.pruned_soup import pruned
@@ -19,6 +20,7 @@ from ladle.soup import Soup
 
 RECIPES: Mapping[str, Callable[..., Soup]] = {
     "greedy": greedy,
+    "learned": learned,
     "uniform": uniform,
     "best": best,
     "top-k": top_k,
@@ -41,6 +43,7 @@ __all__ = [
     "best",
     "greedy",
     "hierarchical",
+    "learned",
     "model_stock",
     "pruned",
     "screened",

@@ -52,5 +52,20 @@ OPTIONS: Mapping[str, Option] = {
         "of a run's steps; default uniform", ("uniform", "linear", "minus-sqrt", "ema")
     ),
     "decay": Option("of --weighting ema, per step", float, least=0, most=1, metavar="D"),
+    "by_layer": Option("weights of its own for every tensor"),
+    "by_block": Option("weights of its own for every block of layers"),
+    "affine": Option("weights may be negative; they sum to one"),
+    "start": Option("the soup to begin from; default uniform", ("uniform", "greedy")),
+    "epochs": Option("over the held-out examples, at most", int, least=1, metavar="N"),
+    "lr": Option("the learning rate", float, least=0, metavar="RATE"),
+    "examples_per_step": Option("held-out examples in a step", int, least=1, metavar="N"),
+    "kept_back": Option(
+        "the part of the held-out examples that steps are judged by",
+        float,
+        least=0,
+        most=1,
+        metavar="PART",
+    ),
+    "patience": Option("epochs without gain, after which to stop", int, least=1, metavar="N"),
 }
 """By keyword; `--` and a hyphen for every underscore make it the option's name."""

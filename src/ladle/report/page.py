@@ -136,6 +136,16 @@ def _robustness(table: Table, metric: Metric) -> str:
     return _section("Test and shift", _legend({p.part for p in points}) + drawn + caption)
 
 
+_TASTED = "Candidates were tasted on the held-out set, in this order."
+_HOW = {
+    "greedy": "Each candidate was added to what had been kept so far and the result was tasted on "
+    "the held-out set.",
+    "learned": "The weights were learned on a part of the held-out set; now and then they were "
+    "tasted on the rest of it, and those with the lowest loss there were kept.",
+}
+"""How the candidates of a recipe came about."""
+
+
 def _story(record: Record, table: Table, metric: Metric) -> str:
     tried = [t for t in record.tastings if len(t.members) > 1]
     listing = tables.tastings(record.tastings, metric) if record.tastings else ""
@@ -145,15 +155,9 @@ def _story(record: Record, table: Table, metric: Metric) -> str:
     reached = [(t, t.bound if t.score is None else t.score) for t in [*first, *tried]]
     order = [Step(t.candidate, value, t.kept) for t, value in reached if value is not None]
     kept = sum(step.kept for step in order)
-    words = "Candidates were tasted on the held-out set, in this order."
-    if record.recipe == "greedy":
-        words = (
-            "Each candidate was added to what had been kept so far and the result was tasted on "
-            "the held-out set."
-        )
-    words += (
-        f" Filled dots were kept ({kept}), hollow ones were not ({len(order) - kept}); the line is "
-        "the best so far."
+    words = (
+        f"{_HOW.get(record.recipe, _TASTED)} Filled dots were kept ({kept}), hollow ones were not "
+        f"({len(order) - kept}); the line is the best so far."
     )
     words += _repeats(record, metric)
     if any(t.score is None and t.bound is not None for t in tried):

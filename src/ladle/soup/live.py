@@ -83,15 +83,19 @@ class ModuleSink:
         target.view(-1)[start : start + len(numbers)].copy_(numbers)
 
     def finish(self) -> None:
-        for name, values in self._staged.items():
+        staged = self._staged
+        for name, values in staged.items():
             if name not in self._shared:
                 self._state[name].copy_(values)
         for name, kept in self._shared.items():
-            if not torch.equal(self._state[kept], self._staged[name].to(self._state[kept])):
+            # Of a part of the tensors, those that are tied may be left out.
+            if name not in staged:
+                continue
+            if not torch.equal(self._state[kept], staged[name].to(self._state[kept])):
                 raise LayoutMismatch(
                     f"the model ties {name} to {kept}, which differ in the soup; untie them first"
                 )
-        self._staged.clear()
+        staged.clear()
         for alias, kept in self.layout.ties.items():
             if (
                 alias in self._state

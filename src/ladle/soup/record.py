@@ -73,6 +73,7 @@ def record(
         "task": None,
         "splits": {},
         "seed": None,
+        "caveats": list(soup.caveats),
         **(evaluation or {}),
         "versions": _versions(),
     }

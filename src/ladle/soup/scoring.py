@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ladle.errors import BadInput
 from ladle.soup.soup import Evaluate, Soup
@@ -107,3 +107,8 @@ class Prepared:
 
     def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
         return ensembles_of(self.evaluate, [self.prepare(one) for one in members])
+
+    @property
+    def gradients(self) -> Any:
+        """What the evaluation has for recipes that learn, or None: exact weights are learned."""
+        return getattr(self.evaluate, "gradients", None)

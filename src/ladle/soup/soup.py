@@ -82,6 +82,8 @@ class Soup:
     """Of a soup of LoRA adapters: what its changes are truncated to; None keeps them exact."""
     dtype: str | None = None
     """What the weights are rounded to, wherever they go; None keeps the ingredients' dtypes."""
+    caveats: tuple[str, ...] = ()
+    """Sentences that whoever reads its scores has to know, from the recipe."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.pool):
@@ -182,11 +184,12 @@ class Soup:
             found.append((*truncated(self), "the truncated adapter"))
         return found
 
-    def load_into(self, model: nn.Module) -> nn.Module:
+    def load_into(self, model: nn.Module, *, only: Collection[str] | None = None) -> nn.Module:
         """Replace the weights of `model` in place, on whatever device they are; returns it.
 
         A model with a method `takes(names)` chooses among the soup's tensors: the method maps names
-        of the soup's to names of its own, and what it has no place for is left out.
+        of the soup's to names of its own, and what it has no place for is left out. `only` are the
+        soup's tensors that are wanted; the model has what the others would be already.
 
         Raises:
             LayoutMismatch: the model's tensors are not the soup's.
@@ -200,14 +203,23 @@ class Soup:
                 "--base"
             )
         names = model.state_dict().keys()
-        taken = taken_by(model, self.pool.layout.names)
-        soup = self.renamed_as(names) if taken is None else self.renamed(taken)
-        layout = with_dtype(fitting(soup.pool, names, chosen=taken is not None), self.dtype)
+        called = self.names_in(model)
+        soup = self.renamed(called)
+        chosen = taken_by(model, self.pool.layout.names) is not None
+        layout = with_dtype(fitting(soup.pool, names, chosen=chosen), self.dtype)
         sink = ModuleSink(model, layout)
         sink.check_untied(touched(soup.pool))
-        replace(soup, pool=replace(soup.pool, layout=sink.layout), dtype=None).stream_into(sink)
+        wanted = None if only is None else [called[name] for name in only if name in called]
+        exact = replace(soup, pool=replace(soup.pool, layout=sink.layout), dtype=None)
+        exact.stream_into(sink, names=wanted)
         sink.finish()
         return model
+
+    def names_in(self, model: nn.Module) -> Mapping[str, str]:
+        """The tensors that a model takes, and what they are called there."""
+        names = self.pool.layout.names
+        taken = taken_by(model, names)
+        return matched(names, model.state_dict().keys()) if taken is None else taken
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights in memory, tied tensors sharing theirs."""

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ladle.errors import BadTask, Diverged
-from ladle.sweep.loss import loss_of
 from ladle.sweep.space import Run
 from ladle.tasks.base import Trainable
+from ladle.tasks.loss import loss_of
 
 _WARM_UP = 0.1
 _GRADIENT_NORM = 1.0

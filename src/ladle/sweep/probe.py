@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle.errors import BadTask, LadleError, MissingExtra
-from ladle.sweep.loss import loss_of
 from ladle.tasks.base import Trainable
+from ladle.tasks.loss import loss_of
 
 _BATCH_SIZE = 64
 # Of half the squared norm of the weight beside the mean cross-entropy.

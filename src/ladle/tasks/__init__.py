@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladle.tasks.base import (
     Advance,
+    Differentiable,
     Drawn,
     Examples,
     PredictsSome,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "Advance",
+    "Differentiable",
     "Drawn",
     "Examples",
     "ImageClassification",

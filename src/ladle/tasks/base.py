@@ -1,7 +1,8 @@
 """What a soup is judged on, and what a sweep trains on.
 
 A task knows how to build the model, how to feed it, and how to score what it says. `Task` is all
-that evaluation needs; `Trainable` adds what a sweep needs. Anything with these members will do.
+that evaluation needs; `Trainable` adds what a sweep needs, `Differentiable` what a recipe needs
+that learns on held-out examples. Anything with these members will do.
 """
 
 from __future__ import annotations
@@ -147,6 +148,28 @@ class PredictsSome(Protocol):
 
         A batch goes through the model as it is, alone: what is said of an example may depend, in
         the last bits, on the batch that it is in, and on nothing else. Who asks may stop anywhere.
+        """
+        ...
+
+
+@runtime_checkable
+class Differentiable(Task, Protocol):
+    """What slopes of a loss on any split need beyond evaluation."""
+
+    def labelled(
+        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """(inputs, labels) of these examples of a split, batch by batch, on the CPU.
+
+        `batches` has the numbers of the examples, counted from 0. They are seen as `predict` sees
+        them, without augmentation, by this `model`.
+        """
+        ...
+
+    def logits(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Logits (B, C) for inputs from `labelled`, moved to the model's device; differentiable.
+
+        They are those of `predict`, as far as rounding goes.
         """
         ...
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -211,6 +212,21 @@ class TextClassification:
                 rows = [without_some(x, augmentation, generator, tokens.special) for x in rows]
             yield self._inputs(tokens, states, rows), labels[batch]
 
+    def labelled(
+        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """(inputs, labels) of these examples of a split, batch by batch, as `predict` sees them.
+
+        What the frozen layers say comes from memory where they are the folder's and ask for no
+        gradient.
+        """
+        tokens = self._tokens_of(split)
+        states = self._states_of(split) if self._stops_at_trunk(model) else None
+        labels = torch.from_numpy(self.splits[split].labels)
+        for batch in batches:
+            rows = [tokens.rows(i) for i in batch.tolist()]
+            yield self._inputs(tokens, states, rows), labels[batch]
+
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         return self._logits(model, inputs, next(model.parameters()).device)
 
@@ -341,6 +357,11 @@ class TextClassification:
                 states[torch.cat(rows)] = output[inputs["attention_mask"].bool()]
             self._states[split] = states
         return self._states[split]
+
+    def _stops_at_trunk(self, model: nn.Module) -> bool:
+        """Whether gradients go no further down than to what the frozen part says."""
+        asked = (name for name, one in model.named_parameters() if one.requires_grad)
+        return self._has_our_trunk(model) and all(map(self.trainable, asked))
 
     def _has_our_trunk(self, model: nn.Module) -> bool:
         """Whether the frozen tensors of a model are bit for bit those of the folder."""

@@ -188,8 +188,19 @@ class ImageClassification:
         for chosen, images in self._in_batches(pictures, torch.split(order, batch_size)):
             yield images, labels[chosen]
 
+    def labelled(
+        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of these examples of a split, batch by batch, as `predict` sees them."""
+        part = self._examples[split]
+        labels = torch.from_numpy(np.asarray(part.labels, dtype=np.int64))
+        pictures = Pictures(part.images, self.preprocessing.resize(), border=part.border)
+        chosen = [torch.from_numpy(batch) for batch in batches]
+        for batch, images in self._in_batches(pictures, chosen):
+            yield images, labels[batch]
+
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Logits (B, C) for images from `batches`; differentiable.
+        """Logits (B, C) for images from `batches` or `labelled`; differentiable.
 
         When it trains on a CPU, the model's weights are laid out channels-last in memory.
         """

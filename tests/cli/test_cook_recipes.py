@@ -224,6 +224,14 @@ def test_the_base_at_the_end_of_a_line_is_no_single_model_of_the_report(toys: Pa
     assert singles == {f"run{i}.safetensors" for i in range(4)}
 
 
+def test_of_soups_of_the_same_models_the_report_shows_the_last_one_kept(toys: Path) -> None:
+    assert cook("--with-replacement").returncode == 0
+    # With the mean of 2.5 and 1 the loss is 0.25, with 2.5 twice it is 0.
+    chosen = tabulate(collect(toys / "out")).chosen
+    assert chosen is not None
+    assert chosen.cells["held-out"].value == 0.0
+
+
 # On a real task
 
 

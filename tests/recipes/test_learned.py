@@ -572,7 +572,7 @@ def test_the_command_refuses_in_one_sentence(runs: list[Path], tmp_path: Path) -
 
     other = cook(runs, tmp_path / "soup", "--affine")
     other[other.index("learned")] = "greedy"
-    assert "--affine belongs to --recipe learned, not to greedy" in said(other)
+    assert "--affine goes with --recipe learned, not with greedy" in said(other)
     scored = cook(runs, tmp_path / "soup", "--score", "echo {model} 1")
     del scored[scored.index("--task") : scored.index("--task") + 2]
     assert "--recipe learned needs gradients" in said(scored)

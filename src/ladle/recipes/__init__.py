@@ -20,13 +20,13 @@ from ladle.soup import Soup
 
 RECIPES: Mapping[str, Callable[..., Soup]] = {
     "greedy": greedy,
-    "learned": learned,
     "uniform": uniform,
     "best": best,
     "top-k": top_k,
     "pruned": pruned,
     "hierarchical": hierarchical,
     "screened": screened,
+    "learned": learned,
     "wise-ft": wise_ft,
     "model-stock": model_stock,
     "window": window,

@@ -428,6 +428,19 @@ def test_a_lower_bar_asks_the_model_again() -> None:
     assert task.passes == passes + 1
 
 
+def test_what_was_kept_is_not_measured_anew_to_say_what_is_hard() -> None:
+    whole: list[str] = []
+
+    class Watched(Table):
+        def predict(self, model: Any, split: str, **given: Any) -> Any:
+            whole.append(split)
+            return super().predict(model, split, **given)
+
+    soup = ladle.greedy(pool(6), Evaluator(Watched(8, n=200), batch_size=4))
+    assert 1 < len(soup.pool) < 6
+    assert len(whole) == 6
+
+
 def test_candidates_that_are_kept_have_their_predictions_in_the_store() -> None:
     task = Table(8, n=200)
     evaluate = Evaluator(task, batch_size=4)

@@ -1,10 +1,11 @@
 """Recipes on a real sweep: what they cost, and what comes of it.
 
-    python benchmarks/recipes.py [--runs 12] [--rounds 3] [--output benchmarks/recipes.md]
+    python benchmarks/recipes.py [--runs 12] [--rounds 3] [--seeds 0 1 2] [--output PAGE]
 
-Needs `ladle[demo]`. The sweep is made by ladle itself, in benchmarks/work, and kept, as is every
+Needs `ladle[demo]`. The sweeps are made by ladle itself, in benchmarks/work, and kept, as is every
 evaluation on test and shifts. First greedy selection with early exit beside the same without, after
-the checkpoints alone were measured; both take turns. Then every recipe that there is.
+the checkpoints alone were measured; both take turns. Then every recipe that there is. Sweeps of
+further seeds try whether what the main recipes bring is more than luck.
 """
 
 from __future__ import annotations
@@ -42,7 +43,16 @@ from ladle.soup import Ingredient, Pool, Soup, uniform_soup
 from ladle.sweep import sweep
 
 HERE = Path(__file__).resolve().parent
-SEED = 0
+
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in RECIPES},
+    "learned by layer": ("learned", {"by_layer": True}),
+    "learned affine by layer": ("learned", {"by_layer": True, "affine": True}),
+}
+"""What each row of the tables is: a recipe, and options."""
+
+MAIN = ("greedy", "uniform", "learned", "learned by layer", "learned affine by layer")
+"""The rows for sweeps of further seeds."""
 
 
 class Counter:
@@ -81,9 +91,11 @@ class Bench:
     singles: Path
     device: str
     batch_size: int
+    seed: int
 
     def select(self, name: str, *, early_exit: bool = True) -> Selection:
-        """Let a recipe choose."""
+        """Let a recipe choose, in one of `WAYS`."""
+        recipe, options = WAYS[name]
         count = Counter()
         with tempfile.TemporaryDirectory() as folder:
             store = Store(Path(folder) / "ladle.sqlite")
@@ -92,7 +104,7 @@ class Bench:
             # The time of building a model is no part of choosing.
             evaluate.predict(uniform_soup(self.pool.subset([0])), evaluate.held_out.name)
             began = time.perf_counter()
-            soup = RECIPES[name](self.pool, evaluate, **self._supplied(name))
+            soup = RECIPES[recipe](self.pool, evaluate, **self._supplied(recipe), **options)
             seconds = time.perf_counter() - began
             store.close()
         return Selection(soup, count.examples, seconds)
@@ -109,7 +121,7 @@ class Bench:
 
     def _supplied(self, name: str) -> dict[str, Any]:
         """What a recipe takes beyond its options."""
-        there = {"base": self.base, "seed": SEED}
+        there = {"base": self.base, "seed": self.seed}
         known = inspect.signature(RECIPES[name]).parameters
         return {key: value for key, value in there.items() if key in known}
 
@@ -118,31 +130,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--task", default="demo-text")
     parser.add_argument("--runs", type=int, default=12)
-    parser.add_argument("--sweep", type=Path, help="where it is, or goes; default benchmarks/work")
+    parser.add_argument("--sweep", type=Path, help="where they are, or go; default benchmarks/work")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=HERE / "recipes.md")
     given = parser.parse_args()
     task = ladle.load_task(given.task)
-    made = given.sweep or HERE / "work" / f"recipes-{task.name}-{given.runs}"
-    runs = sweep(task, made, runs=given.runs, seed=SEED, device=find_device(given.device))
+    parts: list[str] = []
+    for seed in given.seeds:
+        bench = prepared(task, given, seed)
+        if not parts:
+            told = (
+                "All recipes",
+                f"{task.metric.name} with its 95 % interval; + better and - worse than the best "
+                "single by a paired test, p < 0.05. Evaluations are passes over the held-out "
+                "examples after the checkpoints alone are known; learned takes gradients instead.",
+            )
+            parts = [heading(bench, given.rounds), early_exit(bench, given.rounds)]
+            parts.append(recipes(bench, list(WAYS), *told))
+        else:
+            parts.append(recipes(bench, MAIN, f"Sweep of seed {seed}", "The main recipes again."))
+        page = "\n\n".join(parts) + "\n"
+        given.output.write_text(page, "utf-8")
+    print(page)
+
+
+def prepared(task: Any, given: argparse.Namespace, seed: int) -> Bench:
+    """The sweep of a seed, made if it is not there, its checkpoints alone measured."""
+    folder = given.sweep or HERE / "work" / f"recipes-{task.name}-{given.runs}"
+    made = folder.with_name(f"{folder.name}-seed-{seed}")
+    runs = sweep(task, made, runs=given.runs, seed=seed, device=find_device(given.device))
     pool = ladle.open(runs)
     base = Ingredient("base", open_checkpoint(made / "base"))
     store = Store(made / "singles.sqlite")
-    bench = Bench(task, pool, base, made / "singles.sqlite", given.device, given.batch_size)
+    bench = Bench(task, pool, base, made / "singles.sqlite", given.device, given.batch_size, seed)
     evaluator = bench.evaluator(store, Counter())
     for i in range(len(pool)):
         evaluator(uniform_soup(pool.subset([i])))
     store.close()
-    parts = [
-        heading(bench, given.rounds),
-        early_exit(bench, given.rounds),
-        all_recipes(bench, made / "judged.sqlite"),
-    ]
-    page = "\n\n".join(parts) + "\n"
-    given.output.write_text(page, "utf-8")
-    print(page)
+    return bench
 
 
 def heading(bench: Bench, rounds: int) -> str:
@@ -201,9 +229,9 @@ def _score(found: Selection) -> float:
     return max(scores)
 
 
-def all_recipes(bench: Bench, judged: Path) -> str:
-    """What every recipe makes of the sweep, judged as `ladle cook` does."""
-    store = Store(judged)
+def recipes(bench: Bench, ways: Sequence[str], title: str, about: str) -> str:
+    """What recipes make of the sweep, judged as `ladle cook` does."""
+    store = Store(bench.singles.with_name("judged.sqlite"))
     store.take_over(bench.singles)
     evaluator = bench.evaluator(store, Counter())
     held_out = evaluator.held_out
@@ -213,7 +241,7 @@ def all_recipes(bench: Bench, judged: Path) -> str:
     contestants: list[Contestant] = [reference]
     costs = {"best single": ["1", "0.00"]}
     left_out: list[str] = []
-    for name in RECIPES:
+    for name in ways:
         try:
             found = bench.select(name)
         except LadleError as error:
@@ -225,7 +253,7 @@ def all_recipes(bench: Bench, judged: Path) -> str:
     contestants.append(everything)
     costs[everything.name] = [str(len(singles)), "0.00"]
     splits = [split for split in bench.task.splits.values() if split.role != "train"]
-    rows = judge(bench.task, contestants, splits=splits, versus=reference, seed=SEED)
+    rows = judge(bench.task, contestants, splits=splits, versus=reference, seed=bench.seed)
     store.close()
     names = list(dict.fromkeys(row["split"] for row in rows))
     by_name = {(row["model"], row["split"]): row for row in rows}
@@ -234,11 +262,7 @@ def all_recipes(bench: Bench, judged: Path) -> str:
         for one in contestants
     ]
     heads = ["", "ingredients", "evaluations", *names]
-    told = (
-        f"## All recipes\n\n{bench.task.metric.name} with its 95 % interval; + better and - worse "
-        "than the best single by a paired test, p < 0.05. Evaluations are passes over the "
-        "held-out examples after the checkpoints alone are known.\n\n" + table(heads, lines)
-    )
+    told = f"## {title}\n\n{about}\n\n" + table(heads, lines)
     return told + "".join(f"\n\nNot here: {reason}" for reason in left_out)
 
 

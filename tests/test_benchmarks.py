@@ -59,7 +59,7 @@ def test_evaluation_is_timed_in_every_way(tmp_path: Path) -> None:
 def test_recipes_are_compared_and_early_exit_is_timed(tmp_path: Path) -> None:
     page, task = tmp_path / "recipes.md", write_task(tmp_path)
     given = ("--runs", 3, "--rounds", 1, "--batch-size", 4, "--sweep", tmp_path / "sweep")
-    run("recipes.py", "--task", task, *given, "--output", page)
+    run("recipes.py", "--task", task, *given, "--seeds", 0, 1, "--output", page)
     rows = [line.split(" | ") for line in page.read_text("utf-8").splitlines() if line[0:1] == "|"]
     early, full = rows[2], rows[3]
     assert (early[0], full[0]) == ("| early exit", "| full evaluation")

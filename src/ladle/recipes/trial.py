@@ -40,7 +40,7 @@ def weighed(
         return Tasting(candidate, trial.members, found, True, "the first with a finite score")
     margin = found - to_beat
     if found == to_beat:
-        kept, reason = not strict, "no change" + (": rejected (--strict)" if strict else "")
+        kept, reason = not strict, "no change" + (": no better" if strict else "")
     else:
         kept = found > to_beat
         reason = f"{'better' if kept else 'worse'} by {abs(margin):.4f}"

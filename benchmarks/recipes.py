@@ -148,10 +148,11 @@ def main() -> None:
                 "single by a paired test, p < 0.05. Evaluations are passes over the held-out "
                 "examples after the checkpoints alone are known; learned takes gradients instead.",
             )
-            parts = [heading(bench, given.rounds), early_exit(bench, given.rounds)]
+            parts = [heading(bench, given.rounds), early_exit(bench, given.rounds, "Early exit")]
             parts.append(recipes(bench, list(WAYS), *told))
         else:
-            parts.append(recipes(bench, MAIN, f"Sweep of seed {seed}", "The main recipes again."))
+            parts.append(early_exit(bench, given.rounds, f"Early exit, sweep of seed {seed}"))
+            parts.append(recipes(bench, MAIN, f"Recipes, sweep of seed {seed}", "As above."))
         page = "\n\n".join(parts) + "\n"
         given.output.write_text(page, "utf-8")
     print(page)
@@ -186,7 +187,7 @@ def heading(bench: Bench, rounds: int) -> str:
     )
 
 
-def early_exit(bench: Bench, rounds: int) -> str:
+def early_exit(bench: Bench, rounds: int, title: str) -> str:
     """Greedy with early exit beside greedy without it."""
     ways = {"early exit": True, "full evaluation": False}
     found: dict[str, list[Selection]] = {name: [] for name in ways}
@@ -214,7 +215,7 @@ def early_exit(bench: Bench, rounds: int) -> str:
     heads = ["greedy", "examples evaluated", "ratio", "seconds", "ratio of seconds"]
     least = (kept + (trials - kept) * (1 - _score(full[0]))) / max(1, trials)
     return (
-        f"## Early exit\n\nThe {trials} soups that greedy tries after the checkpoints alone are "
+        f"## {title}\n\nThe {trials} soups that greedy tries after the checkpoints alone are "
         f"known, {kept} of which it keeps; {n:,} held-out examples each. Both make the same soup, "
         "by the same decisions.\n\n"
         + table(heads, rows)

@@ -60,14 +60,27 @@ def test_recipes_are_compared_and_early_exit_is_timed(tmp_path: Path) -> None:
     page, task = tmp_path / "recipes.md", write_task(tmp_path)
     given = ("--runs", 3, "--rounds", 1, "--batch-size", 4, "--sweep", tmp_path / "sweep")
     run("recipes.py", "--task", task, *given, "--seeds", 0, 1, "--output", page)
-    rows = [line.split(" | ") for line in page.read_text("utf-8").splitlines() if line[0:1] == "|"]
-    early, full = rows[2], rows[3]
-    assert (early[0], full[0]) == ("| early exit", "| full evaluation")
+    told = page.read_text("utf-8")
+    sections = {part.partition("\n")[0]: part for part in told.split("\n## ")[1:]}
+    assert list(sections) == [
+        "Early exit",
+        "All recipes",
+        "Early exit, sweep of seed 1",
+        "Recipes, sweep of seed 1",
+    ]
+    early, full = rows_of(sections["Early exit"])
+    assert (early[0], full[0]) == ("early exit", "full evaluation")
     assert 0 < float(early[2]) <= 1.0 == float(full[2])
     assert float(early[3]) > 0
-    table = {row[0].removeprefix("| "): row for row in rows[6:]}
-    told = page.read_text("utf-8")
+    table = {row[0]: row for row in rows_of(sections["All recipes"])}
     assert all(name in table or f"Not here: {name}: " in told for name in RECIPES)
     # By name, ingredients, evaluations; then held-out, test and a shift.
     assert all(len(row) == 6 for row in table.values())
     assert table["uniform"][1] == "3"
+    assert "learned affine by layer" in sections["Recipes, sweep of seed 1"]
+
+
+def rows_of(section: str) -> list[list[str]]:
+    """The cells of a table, below its head."""
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [line.strip("| ").split(" | ") for line in lines[2:]]

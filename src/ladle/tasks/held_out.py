@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from ladle.errors import BadInput, BadTask
 from ladle.tasks.base import Drawn, Split
+from ladle.tasks.wording import some
 
 Examples = TypeVar("Examples", bound=tuple[Any, ...])
 Flags = npt.NDArray[np.bool_]
@@ -89,7 +90,7 @@ class Rule:
         if short := [f"{of[label]} ({len(g)})" for label, g in groups.items() if len(g) <= count]:
             raise BadTask(
                 f"{self.where}: per_class = {count} leaves nothing for training where a class has "
-                f"no more examples than that: {_some(short)}; take fewer or add some"
+                f"no more examples than that: {some(short)}; take fewer or add some"
             )
         flags = np.zeros(len(names), np.bool_)
         for label, members in groups.items():
@@ -189,7 +190,7 @@ def _listed(where: str, file: Path, names: Sequence[str]) -> tuple[Flags, Drawn]
     flags = np.array([name in wanted for name in names], np.bool_)
     if missing := sorted(wanted.difference(names)):
         raise BadTask(
-            f"{file} lists what is not among the training examples: {_some(missing)}; write "
+            f"{file} lists what is not among the training examples: {some(missing)}; write "
             "paths relative to the train folder (of a table, numbers of rows from 0), one a "
             "line"
         )
@@ -227,8 +228,3 @@ def _drawn_from(
     salted = int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "little")
     bits = np.random.PCG64(np.random.SeedSequence([seed, salted])).random_raw(len(ordered))
     return [ordered[i] for i in np.argsort(bits, kind="stable")[:count].tolist()]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -20,6 +20,7 @@ from ladle.predictions import ClassSubset
 from ladle.tasks.base import Role
 from ladle.tasks.vision_pictures import SUFFIXES, class_folders, imported, read_image_folder
 from ladle.tasks.vision_splits import Examples
+from ladle.tasks.wording import some
 
 OBJECTNET_BORDER = 2
 """Pixels: ObjectNet's images come in a red frame, which its authors ask to cut off."""
@@ -93,7 +94,7 @@ def read_examples(wanted: Wanted) -> Examples:
     known = {*found.folders, *found.unused}
     if unknown := [folder for folder in folders if folder not in known]:
         raise BadTask(
-            f"{found.path} holds folders that are no classes of {found.title}: {_some(unknown)}; "
+            f"{found.path} holds folders that are no classes of {found.title}: {some(unknown)}; "
             f"give the folder of {found.title} as it is distributed, or say which data set it is"
         )
     if found.unused.issuperset(folders):
@@ -228,8 +229,3 @@ def _text(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadTask(f"{path} cannot be read ({error}); it comes with ObjectNet") from error
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -13,8 +13,8 @@ import numpy as np
 from ladle.errors import BadTask, MissingExtra
 from ladle.predictions import Labels
 from ladle.tasks.labels import class_number
-from ladle.tasks.nearest import nearest
 from ladle.tasks.sources import Columns, Source
+from ladle.tasks.wording import nearest
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ladle.errors import BadTask
-from ladle.tasks.nearest import nearest
+from ladle.tasks.wording import nearest
 
 
 class Source(NamedTuple):

@@ -14,9 +14,9 @@ from ladle.predictions.metrics import CLASSIFICATION, REGRESSION
 from ladle.tasks.base import Role, Task
 from ladle.tasks.glue import GLUE
 from ladle.tasks.held_out import Rule, cut_out, read_rule
-from ladle.tasks.nearest import nearest
 from ladle.tasks.saved import is_saved
 from ladle.tasks.sources import Columns, Source
+from ladle.tasks.wording import nearest
 
 if TYPE_CHECKING:
     from ladle.tasks.vision_splits import Examples

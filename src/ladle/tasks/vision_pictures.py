@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ladle.errors import BadInput, BadTask, CorruptImage, MissingExtra
 from ladle.predictions import Labels
+from ladle.tasks.wording import some
 
 
 @runtime_checkable
@@ -87,8 +88,8 @@ def read_image_folder(
     if unknown := [folder for folder in folders if folder not in classes]:
         absent = [name for name in classes if name not in folders]
         raise BadTask(
-            f"{path} holds folders that are not classes: {_some(unknown)}; "
-            + (f"rename them (no folder yet: {_some(absent)}) " if absent else "")
+            f"{path} holds folders that are not classes: {some(unknown)}; "
+            + (f"rename them (no folder yet: {some(absent)}) " if absent else "")
             + "or remove them"
         )
     paths: list[Path] = []
@@ -365,8 +366,3 @@ def _in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
         for start in range(0, count, 4096):
             results += pool.map(function, range(start, min(start + 4096, count)))
     return results
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -46,6 +46,7 @@ HERE = Path(__file__).resolve().parent
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in RECIPES},
+    "hierarchical": ("hierarchical", {"group_by": "epochs"}),
     "learned by layer": ("learned", {"by_layer": True}),
     "learned affine by layer": ("learned", {"by_layer": True, "affine": True}),
 }

@@ -63,11 +63,12 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 
 def test_the_recipe_in_the_documentation_runs() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     namespace: dict[str, object] = {}
-    exec(block, namespace)  # noqa: S102 -- our own page
-    soup = namespace["greedy_of_the_best_half"](toy_pool(2.5, 9.0, 1.5, -7.0), near(2.0))  # type: ignore[operator]
-    assert soup.members == ("run0", "run2")
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, namespace)  # noqa: S102 -- our own page
+    for name in ("greedy_of_the_best_half", "greedy_of_a_share"):
+        soup = namespace[name](toy_pool(2.5, 9.0, 1.5, -7.0), near(2.0))  # type: ignore[operator]
+        assert soup.members == ("run0", "run2")
 
 
 def test_the_public_names_are_there_and_documented() -> None:

@@ -94,7 +94,7 @@ def test_screened_measures_as_many_as_its_budget_says(
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (("--budget", 9), "--budget belongs to --recipe screened, not to greedy"),
+        (("--budget", 9), "--budget goes with --recipe screened, not with greedy"),
         (("--recipe", "screened", "--budget", 2), "--budget 2 does not suffice to measure the 5"),
     ],
 )

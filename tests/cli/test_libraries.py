@@ -161,7 +161,7 @@ def test_what_is_cooked_is_what_the_library_loads(tmp_path: Path, case: str) -> 
 
     suffix = "" if case == "transformers" else ".pt"
     cooked = run(
-        tmp_path, "cook", *given, "--task", "task.toml", "--recipe", "uniform", *quick,
+        tmp_path, "cook", *given, "--task", "task.toml", "--recipe", "uniform", "--force", *quick,
         "-o", f"soup{suffix}",
     )  # fmt: skip
     assert cooked["soup"]["arithmetic"] == {

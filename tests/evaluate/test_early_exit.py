@@ -376,6 +376,33 @@ def test_a_run_that_is_repeated_needs_no_model(tmp_path: Path) -> None:
     assert second.passes == 0
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 10, 12])
+def test_a_repeated_run_says_the_same_whatever_else_the_store_has(
+    tmp_path: Path, seed: int
+) -> None:
+    """What a soup scores in the usual batches, as `cook` reports it, is no part of choosing it."""
+
+    class Talkative(Table):
+        """In other company it says quite another thing, where real models differ in last bits."""
+
+        def predict_some(self, *given: Any, **named: Any) -> Any:
+            for batch, rows in zip(given[2], super().predict_some(*given, **named), strict=True):
+                company = np.random.default_rng(int(batch.sum()))
+                yield rows + company.normal(0, 0.3, rows.shape)
+
+    found = []
+    for _ in range(2):
+        store = Store(tmp_path / "ladle.sqlite")
+        evaluate = Evaluator(Talkative(seed, n=200), store=store, batch_size=4)
+        soup = ladle.greedy(pool(6), evaluate)
+        kept = [one.score for one in soup.tastings if one.kept]
+        assert len(soup.members) > 1
+        assert evaluate(soup) != kept[-1]
+        store.close()
+        found.append((soup.digest, soup.tastings))
+    assert found[0] == found[1]
+
+
 class Killed(BaseException):
     """As Ctrl-C, at a moment of our choice."""
 

@@ -79,6 +79,7 @@ class Evaluator:
         self.watch = watch
         self.workspace = workspace
         self._courses: dict[str, Course] = {}
+        self._whole: set[str] = set()  # What was measured in the usual batches.
         self._live: tuple[nn.Module, torch.device] | None = None
         self._loaded: str | None = None
         self._lock = threading.Lock()
@@ -124,15 +125,15 @@ class Evaluator:
     def _course_for(self, soup: Soup, hint: Soup | None) -> Course | None:
         """The course on which a soup is compared; None where it is measured in the usual way.
 
-        That of an earlier comparison which it passed, so that it is known in full; else that of
-        the hint. Nothing here may depend on what was dropped when, or early exit would show.
+        That of an earlier comparison which it passed, so that it is known in full; the usual way
+        if it was measured so; else that of the hint. Nothing here may depend on what was dropped
+        when, or early exit would show, nor on what the store has, or a repeated run would differ.
         """
         task, metric = self.task, self.task.metric
-        is_known = self.store.logits(*self._key(soup, self.held_out)) is not None
-        if metric.ideal is None or not isinstance(task, PredictsSome) or is_known:
+        if metric.ideal is None or not isinstance(task, PredictsSome):
             return None
         known = self._courses.get(soup.digest)
-        if known is not None or hint is None:
+        if known is not None or hint is None or soup.digest in self._whole:
             return known
         return Course.of(task, self._as_measured(hint), metric, batch_size=self.batch_size)
 
@@ -165,6 +166,7 @@ class Evaluator:
         return EnsembleScores(lambda: [self._held_out(one) for one in members], self._score)
 
     def _held_out(self, soup: Soup) -> Predictions:
+        self._whole.add(soup.digest)
         return self.predict(soup, self.held_out.name)
 
     def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:

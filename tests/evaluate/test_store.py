@@ -29,6 +29,7 @@ from ladle.evaluate import BlackBox, Evaluator, Store, arrays_of
 from toys import toy_pool
 
 KEY = ("soup", "task", "split")
+NOBODY = 65534
 ARRAY = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
@@ -287,16 +288,32 @@ def test_a_place_without_room_for_files_is_told() -> None:
         Store(Path("/proc/s.sqlite"))
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.fixture
+def of_a_person(tmp_path: Path) -> Iterator[Path]:
+    """A folder, while nobody is root, who may write anywhere."""
+    if os.geteuid() != 0:
+        yield tmp_path
+        return
+    with_one(tmp_path / "s.sqlite")  # Whatever is imported late is imported now.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are another matter there")
 @pytest.mark.parametrize("locked", [".", "s.predictions", "s.sqlite"])
-def test_what_may_not_be_written_is_told_before_any_work(tmp_path: Path, locked: str) -> None:
-    with_one(tmp_path / "s.sqlite")
-    (tmp_path / locked).chmod(0o500)
+def test_what_may_not_be_written_is_told_before_any_work(of_a_person: Path, locked: str) -> None:
+    with_one(of_a_person / "s.sqlite")
+    (of_a_person / locked).chmod(0o500)
     try:
         with pytest.raises(BadInput, match="you may write there"):
-            Store(tmp_path / "s.sqlite")
+            Store(of_a_person / "s.sqlite")
     finally:
-        (tmp_path / locked).chmod(0o700)
+        (of_a_person / locked).chmod(0o700)
 
 
 FULL = """

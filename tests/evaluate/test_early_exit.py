@@ -20,10 +20,10 @@ from ladle.checkpoint import MemoryCheckpoint
 from ladle.errors import BadTask
 from ladle.evaluate import Evaluator, Store
 from ladle.evaluate.course import Tally, by_difficulty
-from ladle.predictions import METRICS, Array, Metric, Predictions, accuracy, mean_of
+from ladle.predictions import METRICS, Array, ExampleNumbers, Metric, Predictions, accuracy, mean_of
 from ladle.recipes.trial import try_out
 from ladle.soup import Compares, Ingredient, Pool, Soup, Tasting
-from ladle.tasks import Examples, PredictsSome, Split
+from ladle.tasks import PredictsSome, Split
 
 # --- a task whose model says what a table has ---------------------------------------------
 
@@ -83,11 +83,13 @@ class Table:
         advance(self.shape[0])
         return self.table(model).astype(np.float32)
 
-    def arranged(self, split: str, order: Examples, *, batch_size: int) -> list[Examples]:
+    def arranged(
+        self, split: str, order: ExampleNumbers, *, batch_size: int
+    ) -> list[ExampleNumbers]:
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def predict_some(
-        self, model: Any, split: str, batches: Sequence[Examples], *, device: Any
+        self, model: Any, split: str, batches: Sequence[ExampleNumbers], *, device: Any
     ) -> Generator[Array, None, None]:
         self.passes += 1
         table = self.table(model)

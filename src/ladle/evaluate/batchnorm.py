@@ -27,8 +27,6 @@ from ladle.checkpoint import (
     Layout,
     MemoryCheckpoint,
     TensorSpec,
-    matched,
-    taken_by,
 )
 from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator, find_device
@@ -244,12 +242,7 @@ class _Estimator:
                 for name, tensor in model.state_dict().items()
                 if name.rpartition(".")[2] in _STATISTICS
             }
-        taken = taken_by(model, soup.pool.layout.names)
-        called = (
-            matched(found, soup.pool.layout.names)
-            if taken is None
-            else {own: name for name, own in taken.items()}
-        )
+        called = {own: name for name, own in soup.names_in(model).items()}
         return {called[name]: tensor for name, tensor in found.items() if called[name] in names}
 
     def _model(self) -> tuple[nn.Module, torch.device]:

@@ -24,18 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ladle.errors import BadTask
-from ladle.predictions import Array, Labels, Metric, Predictions
+from ladle.predictions import Array, ExampleNumbers, Labels, Metric, Predictions
 from ladle.soup import reaches
 
 if TYPE_CHECKING:
-    from ladle.tasks import Examples, PredictsSome
+    from ladle.tasks import PredictsSome
 
 
 @dataclass(frozen=True, eq=False)
 class Course:
     """All examples of a split in batches, which are gone through in this order."""
 
-    batches: Sequence[Examples]
+    batches: Sequence[ExampleNumbers]
 
     @classmethod
     def of(
@@ -60,7 +60,7 @@ class Course:
         return total.hexdigest()
 
     @cached_property
-    def order(self) -> Examples:
+    def order(self) -> ExampleNumbers:
         """(N,) the examples in the order in which they are seen."""
         return np.concatenate(self.batches)
 
@@ -98,7 +98,7 @@ def _same(one: float, other: float) -> bool:
     return one == other or (np.isnan(one) and np.isnan(other))
 
 
-def by_difficulty(rival: Predictions, metric: Metric) -> Examples:
+def by_difficulty(rival: Predictions, metric: Metric) -> ExampleNumbers:
     """(N,) examples, first those that a rival scores worst on; equals by its rising margin.
 
     The margin is the logit of the label above the largest other one.
@@ -135,7 +135,7 @@ class Tally:
         self._is_finite = True
         self.seen = 0
 
-    def add(self, examples: Examples, logits: Array) -> None:
+    def add(self, examples: ExampleNumbers, logits: Array) -> None:
         """See what a candidate says of some examples: `logits` (B, C)."""
         self.seen += len(examples)
         self._is_finite = self._is_finite and bool(np.isfinite(logits).all())

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,19 +23,13 @@ from ladle.errors import BadInput, Diverged
 from ladle.evaluate.evaluator import find_device
 from ladle.foreign import running
 from ladle.merge import Merge, differing
-from ladle.predictions import ClassSubset, Labels, Predictions
+from ladle.predictions import ClassSubset, ExampleNumbers, Labels, Predictions, fit_temperature
 from ladle.soup import Policy, Pool, Soup, uniform_soup
 from ladle.tasks import Differentiable
 from ladle.tasks.loss import loss_of
 
 if TYPE_CHECKING:
     from ladle.evaluate.evaluator import Evaluator
-
-_WIDEST, _NARROWEST = 4.0, 1e-3
-"""Of the logarithm of a factor: how far from 0 it is looked for, and how exactly."""
-
-Examples = npt.NDArray[np.int64]
-"""Numbers of held-out examples, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class HeldOutGradients:
         known = [self._arithmetic.identity(self._task.digest), self._split.key, self._size]
         return sha256(json.dumps(known).encode()).hexdigest()
 
-    def batches(self, steps: Sequence[Examples]) -> Generator[Batch, None, None]:
+    def batches(self, steps: Sequence[ExampleNumbers]) -> Generator[Batch, None, None]:
         """The examples of each step, read when it is asked for.
 
         What this gives depends on the model's tensors that never change, so it goes with it.
@@ -154,7 +147,7 @@ class HeldOutGradients:
             )
         return Slope(total, change, weights)
 
-    def taste(self, soup: Soup, examples: Examples, factor: float) -> tuple[float, float]:
+    def taste(self, soup: Soup, examples: ExampleNumbers, factor: float) -> tuple[float, float]:
         """The mean loss of a soup on these examples, and its score, which is higher-is-better."""
         logits, labels = self._predicted(soup, examples)
         if not torch.isfinite(logits).all():
@@ -163,7 +156,7 @@ class HeldOutGradients:
         found = Predictions(self.split, logits.numpy(), labels.numpy())
         return float(loss_of(logits.double() * factor, labels)), metric.sign * metric(found)
 
-    def best_factor(self, soup: Soup, examples: Examples) -> float:
+    def best_factor(self, soup: Soup, examples: ExampleNumbers) -> float:
         """The factor on a soup's logits that gives the lowest loss on these examples.
 
         1 where they are no logits but numbers that are predicted.
@@ -171,18 +164,9 @@ class HeldOutGradients:
         logits, labels = self._predicted(soup, examples)
         if labels.is_floating_point():
             return 1.0
-        logits = logits.double()
-        low, high = -_WIDEST, _WIDEST
-        # The loss is convex in the factor, so has one lowest place in its logarithm too.
-        while high - low > _NARROWEST:
-            third = (high - low) / 3
-            left, right = (
-                loss_of(logits * math.exp(x), labels) for x in (low + third, high - third)
-            )
-            low, high = (low, high - third) if left <= right else (low + third, high)
-        return math.exp((low + high) / 2)
+        return 1.0 / fit_temperature(Predictions(self.split, logits.numpy(), labels.numpy()))
 
-    def _predicted(self, soup: Soup, examples: Examples) -> tuple[Tensor, Tensor]:
+    def _predicted(self, soup: Soup, examples: ExampleNumbers) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and labels, on the CPU."""
         self._load(soup)
         said, labels = [], []
@@ -198,7 +182,7 @@ class HeldOutGradients:
             soup.load_into(self._model, only=self._merged)
             self._loaded = soup.merge
 
-    def _labelled(self, parts: Sequence[Examples]) -> Iterator[tuple[Any, Tensor]]:
+    def _labelled(self, parts: Sequence[ExampleNumbers]) -> Iterator[tuple[Any, Tensor]]:
         yield from self._task.labelled(self._model, self.split, parts)
 
     def _said(self, inputs: Any) -> Tensor:

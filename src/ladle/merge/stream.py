@@ -8,10 +8,7 @@ threads nor the slice size can change a byte.
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -20,17 +17,14 @@ import numpy as np
 
 from ladle.checkpoint import Bytes, Checkpoint, Layout
 from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
-from ladle.checkpoint.location import keeping_open
 from ladle.checkpoint.numbers import Float64, Floating, all_finite, encode
 from ladle.errors import NonFiniteTensor
 from ladle.merge.base import Merge
 from ladle.merge.slices import SLICE, Scratch, read_bytes, read_numbers, read_packed, slices
+from ladle.merge.threads import in_threads
 from ladle.merge.turns import Turns
 from ladle.merge.unaveraged import Policy, common_value
 from ladle.native import Packed
-
-_MOST_THREADS = 8
-"""By default. Memory is what threads compete for, and a few of them use all there is of it."""
 
 
 class Sink(Protocol):
@@ -86,16 +80,11 @@ def stream(
     names = [name for name in ingredients.checkpoints[0].layout.tensors if name in layout.tensors]
     turns = Turns(len(taken)) if hashing else None
     worker = _Worker(ingredients, merge, layout, sink, integers, turns)
-    jobs = _Jobs(_jobs(names, layout, merge, slice_elements))
-    threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as executor:
-        at_work = [executor.submit(worker.work_off, jobs, advance) for _ in range(threads)]
-        try:
-            for one in at_work:
-                one.result()
-        except BaseException:
-            jobs.stop()
-            raise
+
+    def do(job: _Job, scratch: Scratch) -> None:
+        advance(worker.do(job, scratch))
+
+    in_threads(_jobs(names, layout, merge, slice_elements), do, threads)
 
 
 @dataclass(frozen=True)
@@ -117,31 +106,6 @@ def _jobs(names: Iterable[str], layout: Layout, merge: Merge, elements: int) -> 
             yield _Job(next(number), name, start, stop)
 
 
-class _Jobs:
-    """Handed out in order to the threads that ask for one, which wait for nothing else.
-
-    A queue that another thread fills would make it a rival for the interpreter.
-    """
-
-    def __init__(self, jobs: Iterator[_Job]) -> None:
-        self._jobs = jobs
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> _Jobs:
-        return self
-
-    def __next__(self) -> _Job:
-        with self._lock:
-            if self._stopped:
-                raise StopIteration
-            return next(self._jobs)
-
-    def stop(self) -> None:
-        """There is no further job."""
-        self._stopped = True
-
-
 @dataclass(frozen=True)
 class _Worker:
     """Does jobs, in any number of threads."""
@@ -153,18 +117,8 @@ class _Worker:
     integers: Policy
     turns: Turns | None
 
-    def work_off(self, jobs: _Jobs, advance: Callable[[int], None]) -> None:
-        """Do one after the other until there is none; what fails stops them for all threads."""
-        scratch = Scratch()
-        try:
-            with keeping_open():
-                for job in jobs:
-                    advance(self._do(job, scratch))
-        except BaseException:
-            jobs.stop()
-            raise
-
-    def _do(self, job: _Job, scratch: Scratch) -> int:
+    def do(self, job: _Job, scratch: Scratch) -> int:
+        """Write one slice; how many bytes it has."""
         dtype = self.layout.tensors[job.name].dtype
         readings = _Readings(self.ingredients.checkpoints, job, scratch, self.turns)
         try:

@@ -1,6 +1,6 @@
 """Stored predictions and what can be computed from them, without torch."""
 
-from ladle.predictions.base import Array, Labels, Predictions
+from ladle.predictions.base import Array, ExampleNumbers, Labels, Predictions
 from ladle.predictions.calibration import fit_temperature, scaled
 from ladle.predictions.ensemble import EnsembleScores, ensemble, greedy_ensemble
 from ladle.predictions.metrics import METRICS, InTwoSteps, Metric, accuracy, mean_of
@@ -14,6 +14,7 @@ __all__ = [
     "ClassSubset",
     "Comparison",
     "EnsembleScores",
+    "ExampleNumbers",
     "InTwoSteps",
     "Interval",
     "Labels",

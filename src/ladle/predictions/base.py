@@ -11,6 +11,9 @@ Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 """Of classes, or, for regression, numbers."""
 
+ExampleNumbers = npt.NDArray[np.int64]
+"""Which examples of a split, counted from 0, in an order that may mean something."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:

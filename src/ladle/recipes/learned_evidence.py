@@ -6,16 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
-
 from ladle.checkpoint.numbers import Float32
 from ladle.errors import BadInput
-from ladle.predictions import Labels
+from ladle.predictions import ExampleNumbers, Labels
 from ladle.soup import Evaluate, Policy, Pool, Soup
-
-Examples = npt.NDArray[np.int64]
-"""Numbers of held-out examples, counted from 0."""
 
 
 class Slope(Protocol):
@@ -64,7 +58,7 @@ class Gradients(Protocol):
         """
         ...
 
-    def batches(self, steps: Sequence[Examples]) -> Generator[Any, None, None]:
+    def batches(self, steps: Sequence[ExampleNumbers]) -> Generator[Any, None, None]:
         """What to call this with, for the examples of each step."""
         ...
 
@@ -72,11 +66,11 @@ class Gradients(Protocol):
         """The mean loss on a batch of a soup whose logits are multiplied by `factor`."""
         ...
 
-    def best_factor(self, soup: Soup, examples: Examples) -> float:
+    def best_factor(self, soup: Soup, examples: ExampleNumbers) -> float:
         """The factor on a soup's logits that gives the lowest loss; 1 for regression."""
         ...
 
-    def taste(self, soup: Soup, examples: Examples, factor: float) -> tuple[float, float]:
+    def taste(self, soup: Soup, examples: ExampleNumbers, factor: float) -> tuple[float, float]:
         """The mean loss of a soup on these examples, and its score, which is higher-is-better."""
         ...
 

@@ -19,10 +19,10 @@ import numpy as np
 from ladle.checkpoint.numbers import Float64
 from ladle.errors import BadInput
 from ladle.merge import Linear, inner_products
-from ladle.predictions import Labels
+from ladle.predictions import ExampleNumbers, Labels
 from ladle.recipes.greedy_soup import greedy
 from ladle.recipes.learned_coefficients import By, Groups, Hyperplane, Simplex, Space
-from ladle.recipes.learned_evidence import Examples, Gradients, gradients_of
+from ladle.recipes.learned_evidence import Gradients, gradients_of
 from ladle.recipes.learned_progress import Best, Notebook, Progress
 from ladle.recipes.tasting import finite
 from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, is_adapter, uniform_soup
@@ -137,7 +137,7 @@ def learned(
     )
 
 
-def held_back(labels: Labels, part: float, seed: int) -> tuple[Examples, Examples]:
+def held_back(labels: Labels, part: float, seed: int) -> tuple[ExampleNumbers, ExampleNumbers]:
     """The examples to learn from and those to judge by, evenly over classes or numbers."""
     order = np.random.default_rng(seed).permutation(len(labels))
     sorted_ = order[np.argsort(labels[order], kind="stable")]
@@ -165,8 +165,8 @@ class _School:
     first: Soup
     groups: Groups
     space: Space
-    learn: Examples
-    kept: Examples
+    learn: ExampleNumbers
+    kept: ExampleNumbers
     pace: _Pace
 
     def learned(self, notebook: Notebook) -> Progress:
@@ -241,7 +241,7 @@ class _School:
         with np.errstate(over="ignore"):  # An infinite loss is told of where it is computed.
             return values[:-1].reshape(len(self.groups), -1), float(np.exp(values[-1]))
 
-    def _order(self, epoch: int) -> list[Examples]:
+    def _order(self, epoch: int) -> list[ExampleNumbers]:
         """The examples of every step of an epoch."""
         order = np.random.default_rng([self.pace.seed, epoch]).permutation(self.learn)
         size = self.pace.examples_per_step
@@ -290,7 +290,7 @@ def _outcome(done: Progress) -> dict[str, Any]:
     }
 
 
-def _caveat(gradients: Gradients, learn: Examples, kept: Examples) -> str:
+def _caveat(gradients: Gradients, learn: ExampleNumbers, kept: ExampleNumbers) -> str:
     total = len(gradients.labels)
     return (
         f"the weights of this soup were learned on {len(learn):,} of the {total:,} examples of "

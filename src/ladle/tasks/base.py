@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ladle.predictions import Array, ClassSubset, Labels, Metric
+from ladle.predictions import Array, ClassSubset, ExampleNumbers, Labels, Metric
 
 if TYPE_CHECKING:
     import torch
@@ -121,10 +121,6 @@ class Task(Protocol):
         ...
 
 
-Examples = npt.NDArray[np.int64]
-"""Numbers of examples of a split, from 0 on."""
-
-
 @runtime_checkable
 class PredictsSome(Protocol):
     """What a task may offer beyond `Task`: some examples at a time, in an order that is asked for.
@@ -132,7 +128,9 @@ class PredictsSome(Protocol):
     Recipes then drop a candidate as soon as the examples seen so far settle that it is no better.
     """
 
-    def arranged(self, split: str, order: Examples, *, batch_size: int) -> Sequence[Examples]:
+    def arranged(
+        self, split: str, order: ExampleNumbers, *, batch_size: int
+    ) -> Sequence[ExampleNumbers]:
         """All of `order` in batches: near to the order given, and cheap to compute together."""
         ...
 
@@ -140,7 +138,7 @@ class PredictsSome(Protocol):
         self,
         model: nn.Module,
         split: str,
-        batches: Sequence[Examples],
+        batches: Sequence[ExampleNumbers],
         *,
         device: torch.device,
     ) -> Generator[Array, None, None]:
@@ -157,7 +155,7 @@ class Differentiable(Task, Protocol):
     """What slopes of a loss on any split need beyond evaluation."""
 
     def labelled(
-        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+        self, model: nn.Module, split: str, batches: Sequence[ExampleNumbers]
     ) -> Iterator[tuple[Any, Tensor]]:
         """(inputs, labels) of these examples of a split, batch by batch, on the CPU.
 

@@ -27,7 +27,7 @@ from ladle.errors import BadInput, BadTask
 from ladle.tasks.base import Drawn, Split
 from ladle.tasks.wording import some
 
-Examples = TypeVar("Examples", bound=tuple[Any, ...])
+Labelled = TypeVar("Labelled", bound=tuple[Any, ...])
 Flags = npt.NDArray[np.bool_]
 
 _WAYS = ("per_class", "fraction", "n", "list")
@@ -139,8 +139,8 @@ def read_rule(file: Path, splits: Mapping[str, Any]) -> Rule | None:
 
 
 def cut_out(
-    splits: Mapping[str, Examples], rule: Rule, names: Sequence[str], label_names: Sequence[str]
-) -> dict[str, Examples]:
+    splits: Mapping[str, Labelled], rule: Rule, names: Sequence[str], label_names: Sequence[str]
+) -> dict[str, Labelled]:
     """The splits with `held-out` cut out of `train`, whose examples are called `names`.
 
     Of every kind of examples: named tuples that begin with role, items, labels and `Drawn`.

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ladle.errors import BadInput, BadTask, MissingExtra
-from ladle.predictions import Array, Metric, accuracy
+from ladle.predictions import Array, ExampleNumbers, Metric, accuracy
 from ladle.predictions.metrics import mse
-from ladle.tasks.base import Advance, Examples, Role, Split, no_progress
+from ladle.tasks.base import Advance, Role, Split, no_progress
 from ladle.tasks.text_files import Text, read_texts
 from ladle.tasks.text_splits import Texts, as_split, check_splits
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
@@ -170,7 +169,9 @@ class TextClassification:
             advance(len(batch))
         return logits
 
-    def arranged(self, split: str, order: Examples, *, batch_size: int) -> list[Examples]:
+    def arranged(
+        self, split: str, order: ExampleNumbers, *, batch_size: int
+    ) -> list[ExampleNumbers]:
         """`order` in batches of like length: see `PredictsSome`."""
         tokens = self._tokens_of(split)
         return [batch.numpy() for batch in tokens.nearly(torch.from_numpy(order), batch_size)]
@@ -180,7 +181,7 @@ class TextClassification:
         self,
         model: nn.Module,
         split: str,
-        batches: Sequence[Examples],
+        batches: Sequence[ExampleNumbers],
         *,
         device: torch.device,
     ) -> Generator[Array, None, None]:
@@ -213,7 +214,7 @@ class TextClassification:
             yield self._inputs(tokens, states, rows), labels[batch]
 
     def labelled(
-        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+        self, model: nn.Module, split: str, batches: Sequence[ExampleNumbers]
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """(inputs, labels) of these examples of a split, batch by batch, as `predict` sees them.
 

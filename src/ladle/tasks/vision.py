@@ -18,9 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ladle.errors import BadInput, BadTask
-from ladle.predictions import Array, Metric, accuracy
+from ladle.predictions import Array, ExampleNumbers, Metric, accuracy
 from ladle.tasks.base import Advance, Role, Split, no_progress
-from ladle.tasks.base import Examples as ExampleNumbers
 from ladle.tasks.vision_clip import TEMPLATES, Prompts
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
@@ -189,7 +188,7 @@ class ImageClassification:
             yield images, labels[chosen]
 
     def labelled(
-        self, model: nn.Module, split: str, batches: Sequence[npt.NDArray[np.int64]]
+        self, model: nn.Module, split: str, batches: Sequence[ExampleNumbers]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of these examples of a split, batch by batch, as `predict` sees them."""
         part = self._examples[split]

@@ -162,4 +162,4 @@ def test_it_belongs_to_a_task(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "--channels-last is about how a --task computes" in done.stderr
+    assert "--channels-last goes with --task" in done.stderr

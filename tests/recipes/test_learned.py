@@ -575,7 +575,9 @@ def test_the_command_refuses_in_one_sentence(runs: list[Path], tmp_path: Path) -
     assert "--affine goes with --recipe learned, not with greedy" in said(other)
     scored = cook(runs, tmp_path / "soup", "--score", "echo {model} 1")
     del scored[scored.index("--task") : scored.index("--task") + 2]
-    assert "--recipe learned needs gradients" in said(scored)
+    assert "--recipe learned looks at predictions or gradients, and a --score has none" in said(
+        scored
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import ladle
 from ladle.checkpoint import MemoryCheckpoint
 from ladle.errors import BadInput, BadScore, LadleError, LayoutMismatch
-from ladle.recipes import OPTIONS, RECIPES, hierarchical, pruned, top_k, window, wise_ft
+from ladle.recipes import OF_TASKS, OPTIONS, RECIPES, hierarchical, pruned, top_k, window, wise_ft
 from ladle.runs import Facts
 from ladle.soup import Ingredient, Pool, Soup
 from score_tables import one_each, table
@@ -426,8 +426,7 @@ EXTRA = {
     "model-stock": {"base": base()},
     "hierarchical": {"group_by": "lr"},
 }
-BY_SCORE = [name for name in RECIPES if name not in ("screened", "learned")]
-"""Those that need nothing but scores; the others look at predictions or gradients."""
+BY_SCORE = [name for name in RECIPES if name not in OF_TASKS]
 
 SCORED = ["greedy", "best", "top-k", "pruned", "hierarchical", "wise-ft"]
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 @click.command("cook", cls=recipe_options.CommandWithRecipes)
 @options.opening
 @options.task
-@options.skip_corrupt
 @click.option("--score", help="Instead of --task: a command with {model}, or FILE.py:FUNCTION.")
 @click.option("--model", help="With --score FILE.py:FUNCTION: FILE.py:BUILD, to score live models.")
 @recipe_options.recipe
@@ -34,10 +33,7 @@ if TYPE_CHECKING:
 @options.writing
 @options.bn
 @options.seed
-@options.device
-@options.batch_size
-@options.amp
-@options.channels_last
+@options.evaluating
 @click.option(
     "--full-evaluation",
     is_flag=True,
@@ -47,7 +43,6 @@ if TYPE_CHECKING:
 def command(
     inputs: tuple[str, ...],
     task: str | None,
-    skip_corrupt: bool,
     score: str | None,
     model: str | None,
     recipe: str,
@@ -64,12 +59,9 @@ def command(
     integers: Any,
     bn: Any,
     seed: int,
-    device: str,
-    batch_size: int,
-    amp: bool,
-    channels_last: bool,
     full_evaluation: bool,
     opening: options.Opening,
+    evaluating: options.Evaluating,
     as_json: bool,
     debug: bool,
     **of_recipes: Any,
@@ -79,6 +71,7 @@ def command(
     Killed or interrupted, the same command goes on where it stopped.
     """
     from ladle.cook import Kitchen, check_store, cook
+    from ladle.recipes import OF_TASKS
     from ladle.report import verdict
     from ladle.soup.output import WriteOptions, check_output, is_file_output
 
@@ -89,17 +82,14 @@ def command(
             "--model goes with --score, --metric and --mode with --score or --top-k; a task brings "
             "its own metric"
         )
-    if score is not None and skip_corrupt:
-        raise BadInput("--skip-corrupt goes with --task; a --score reads its own data")
-    if score is not None and (amp or channels_last):
+    of_tasks = [*evaluating.given, *(["--full-evaluation"] if full_evaluation else [])]
+    if score is not None and of_tasks:
+        raise BadInput(f"{of_tasks[0]} goes with --task; with --score your own code decides")
+    if score is not None and recipe in OF_TASKS:
         raise BadInput(
-            f"--{'amp' if amp else 'channels-last'} is about how a --task computes; with --score, "
-            "your own code decides"
+            f"--recipe {recipe} looks at predictions or gradients, and a --score has none; give a "
+            "--task"
         )
-    if score is not None and full_evaluation:
-        raise BadInput("--full-evaluation goes with --task; a --score always measures to the end")
-    if score is not None and recipe == "learned":
-        raise BadInput("--recipe learned needs gradients, and a --score has none; give a --task")
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
     start = _base(base, inputs)
@@ -110,15 +100,7 @@ def command(
     check_output(pool, output, overwrite=overwrite, rank=rank)
     check_store(store, output)
     open_evaluate = (
-        _task_evaluate(
-            task,
-            device,
-            batch_size,
-            amp=amp,
-            channels_last=channels_last,
-            early_exit=not full_evaluation,
-            skip_corrupt=skip_corrupt,
-        )
+        _task_evaluate(evaluating, task, early_exit=not full_evaluation)
         if task is not None
         else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
@@ -207,33 +189,12 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
 
 
 def _task_evaluate(
-    reference: str,
-    device: str,
-    batch_size: int,
-    *,
-    amp: bool,
-    channels_last: bool,
-    early_exit: bool,
-    skip_corrupt: bool,
+    evaluating: options.Evaluating, reference: str, *, early_exit: bool
 ) -> OpenEvaluate:
-    from ladle.evaluate import Evaluator, find_device
-    from ladle.tasks import load_task
-
-    find_device(device)
-    task = load_task(reference, skip_corrupt=skip_corrupt)
+    task = evaluating.load(reference)
 
     def open_evaluate(store: Store, workspace: Path) -> Evaluator:
-        return Evaluator(
-            task,
-            store=store,
-            device=device,
-            batch_size=batch_size,
-            amp=amp,
-            channels_last=channels_last,
-            early_exit=early_exit,
-            watch=screen.watching,
-            workspace=workspace,
-        )
+        return evaluating.evaluator(task, store=store, early_exit=early_exit, workspace=workspace)
 
     return open_evaluate
 

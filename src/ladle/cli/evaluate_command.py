@@ -28,13 +28,9 @@ from ladle.errors import BadInput
     help="Compare with this row of the table, not the best on held-out data.",
 )
 @options.store
-@options.skip_corrupt
 @options.base
 @options.seed
-@options.device
-@options.batch_size
-@options.amp
-@options.channels_last
+@options.evaluating
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -45,14 +41,10 @@ def command(
     with_greedy_ensemble: bool,
     versus: str | None,
     store: Path | None,
-    skip_corrupt: bool,
     base: str | Path | None,
     seed: int,
-    device: str,
-    batch_size: int,
-    amp: bool,
-    channels_last: bool,
     opening: options.Opening,
+    evaluating: options.Evaluating,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -62,22 +54,18 @@ def command(
     """
     from ladle.checkpoint import open_checkpoint
     from ladle.evaluate import (
-        Evaluator,
         Store,
         best_by_held_out,
         caveats_of,
         chosen_by,
         contestant,
         ensemble_of,
-        find_device,
         flattering,
         greedy_ensemble_of,
         judge,
     )
     from ladle.soup import Ingredient, Pool, uniform_soup, with_base
-    from ladle.tasks import load_task
 
-    find_device(device)
     pool = opening.pool(inputs, within=False)
     if base is not None:
         pool = with_base(pool, Ingredient("base", open_checkpoint(base)))
@@ -90,7 +78,7 @@ def command(
     names += [name for name, wanted in added.items() if wanted]
     if versus is not None and not any(_is(name, versus) for name in names):
         raise BadInput(f"--versus {versus!r} is none of the models: {', '.join(names)}")
-    found = load_task(task, skip_corrupt=skip_corrupt)
+    found = evaluating.load(task)
     unknown = [name for name in splits if name not in found.splits]
     if unknown:
         raise BadInput(f"--split {unknown[0]!r}: task {found.name} has {', '.join(found.splits)}")
@@ -100,15 +88,7 @@ def command(
         if (split.name in splits if splits else split.role != "train")
     ]
     kept = Store(store) if store else None
-    evaluator = Evaluator(
-        found,
-        store=kept,
-        device=device,
-        batch_size=batch_size,
-        amp=amp,
-        channels_last=channels_last,
-        watch=screen.watching,
-    )
+    evaluator = evaluating.evaluator(found, store=kept)
     caveats = [*caveats_of(found), *chosen_by(pool, chosen)]
     if with_greedy_ensemble and evaluator.held_out in chosen:
         caveats.append(flattering("the greedy ensemble", evaluator.held_out.name))

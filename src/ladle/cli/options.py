@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from ladle.cli import screen
 
 if TYPE_CHECKING:
+    from ladle.evaluate import Evaluator
     from ladle.soup import Gathered, Pool
+    from ladle.tasks import Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -184,12 +186,60 @@ class Opening:
         return Pool.of(found.ingredients, found.remarks)
 
 
-def opening(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument CKPT... and the flags that choose among them, as `inputs` and `opening`."""
+@dataclass(frozen=True)
+class Evaluating:
+    """How the models of a task are run."""
 
-    @functools.wraps(command)
-    def with_opening(**given: Any) -> Any:
-        taken = {field.name: given.pop(field.name) for field in fields(Opening)}
-        return command(**given, opening=Opening(**taken))
+    skip_corrupt: bool
+    device: str
+    batch_size: int
+    amp: bool
+    channels_last: bool
 
-    return inputs(_choosing(with_opening))
+    @property
+    def given(self) -> list[str]:
+        """The flags that were given, of those that mean nothing without a task."""
+        of_tasks = ("skip_corrupt", "amp", "channels_last")
+        return [f"--{name.replace('_', '-')}" for name in of_tasks if getattr(self, name)]
+
+    def load(self, reference: str) -> Task:
+        """The task; before that, it is sure that there is such a device."""
+        from ladle.evaluate import find_device
+        from ladle.tasks import load_task
+
+        find_device(self.device)
+        return load_task(reference, skip_corrupt=self.skip_corrupt)
+
+    def evaluator(self, task: Task, **further: Any) -> Evaluator:
+        """What evaluates on the task, with progress on the screen."""
+        from ladle.evaluate import Evaluator
+
+        return Evaluator(
+            task,
+            device=self.device,
+            batch_size=self.batch_size,
+            amp=self.amp,
+            channels_last=self.channels_last,
+            watch=screen.watching,
+            **further,
+        )
+
+
+def _as_one(
+    name: str, kind: type[Any], *flags: Callable[[Command], Command]
+) -> Callable[[Command], Command]:
+    """The flags, whose values a command gets as one argument, a `kind` of this name."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_one(**given: Any) -> Any:
+            taken = {field.name: given.pop(field.name) for field in fields(kind)}
+            return command(**given, **{name: kind(**taken)})
+
+        return together(*flags)(cast(Command, with_one))
+
+    return decorate
+
+
+opening = _as_one("opening", Opening, inputs, _choosing)
+evaluating = _as_one("evaluating", Evaluating, skip_corrupt, device, batch_size, amp, channels_last)

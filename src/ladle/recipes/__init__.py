@@ -36,7 +36,11 @@ RECIPES: Mapping[str, Callable[..., Soup]] = {
 The signature says the rest: see `ladle.cli.recipe_options` for what the command line makes of it.
 """
 
+OF_TASKS = ("screened", "learned")
+"""Those that look at predictions or gradients, which a score alone has none of."""
+
 __all__ = [
+    "OF_TASKS",
     "OPTIONS",
     "RECIPES",
     "Option",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from ladle.recipes.greedy_soup import greedy, grow
 from ladle.recipes.portions import Portion, single, soup_of, together
 from ladle.recipes.tasting import Map, one_by_one
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting
+from ladle.wording import closest, some
 
 Within = Literal["greedy", "uniform"]
 
@@ -88,13 +88,12 @@ def _shown(one: Ingredient, name: str) -> str:
 
 def _unknown(name: str, silent: list[str], pool: Pool) -> str:
     known = sorted({key for one in pool for key in one.facts.hyperparameters})
-    near = difflib.get_close_matches(name, known, 1)
-    more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+    near = closest(name, known)
     hint = (
-        f"did you mean {near[0]!r}?"
-        if near and near[0] != name
+        f"did you mean {near!r}?"
+        if near and near != name
         else f"recorded are: {', '.join(known)}"
         if known
         else "give the folder of a sweep, whose records tell hyper-parameters"
     )
-    return f"--group-by {name}: {', '.join(silent[:3])}{more} do not tell theirs; {hint}"
+    return f"--group-by {name}: {some(silent, 3)} do not tell theirs; {hint}"

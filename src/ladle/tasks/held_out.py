@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ladle.errors import BadInput, BadTask
 from ladle.tasks.base import Drawn, Split
-from ladle.tasks.wording import some
+from ladle.wording import some
 
 Labelled = TypeVar("Labelled", bound=tuple[Any, ...])
 Flags = npt.NDArray[np.bool_]

@@ -20,7 +20,7 @@ from ladle.predictions import ClassSubset
 from ladle.tasks.base import Role
 from ladle.tasks.vision_pictures import SUFFIXES, class_folders, imported, read_image_folder
 from ladle.tasks.vision_splits import Examples
-from ladle.tasks.wording import some
+from ladle.wording import some
 
 OBJECTNET_BORDER = 2
 """Pixels: ObjectNet's images come in a red frame, which its authors ask to cut off."""

@@ -12,7 +12,7 @@ from ladle.foreign import is_reference, load_attribute, offered, running
 from ladle.predictions import Metric
 from ladle.tasks.base import Task
 from ladle.tasks.task_file import read_task_file
-from ladle.tasks.wording import nearest
+from ladle.wording import nearest
 
 
 def _demo_text() -> Task:

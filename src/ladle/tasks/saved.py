@@ -14,7 +14,7 @@ from ladle.errors import BadTask, MissingExtra
 from ladle.predictions import Labels
 from ladle.tasks.labels import class_number
 from ladle.tasks.sources import Columns, Source
-from ladle.tasks.wording import nearest
+from ladle.wording import nearest
 
 if TYPE_CHECKING:
     from types import ModuleType

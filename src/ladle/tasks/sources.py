@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ladle.errors import BadTask
-from ladle.tasks.wording import nearest
+from ladle.wording import nearest
 
 
 class Source(NamedTuple):

@@ -16,7 +16,7 @@ from ladle.tasks.glue import GLUE
 from ladle.tasks.held_out import Rule, cut_out, read_rule
 from ladle.tasks.saved import is_saved
 from ladle.tasks.sources import Columns, Source
-from ladle.tasks.wording import nearest
+from ladle.wording import nearest
 
 if TYPE_CHECKING:
     from ladle.tasks.vision_splits import Examples

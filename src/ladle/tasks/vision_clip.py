@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadTask, LayoutMismatch
 from ladle.tasks.vision_pictures import Preprocessing, imported
+from ladle.wording import closest
 
 HEAD = "classification_head"
 """What the files of the model soups paper call the classifier."""
@@ -321,8 +321,8 @@ def _known_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     library = _library()
     known = library.list_models()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        nearest = f" (did you mean {close[0]!r}?)" if close else ""
+        close = closest(name, known)
+        nearest = f" (did you mean {close!r}?)" if close else ""
         raise BadTask(
             f"open_clip has no model {name!r}{nearest}; choose one of open_clip.list_models(), or "
             "give the path of its CONFIG.json"

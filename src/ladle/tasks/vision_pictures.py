@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ladle.errors import BadInput, BadTask, CorruptImage, MissingExtra
 from ladle.predictions import Labels
-from ladle.tasks.wording import some
+from ladle.wording import some
 
 
 @runtime_checkable

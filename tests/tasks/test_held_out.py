@@ -12,6 +12,7 @@ import torch
 from imagenets import paint, pixels
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate import Evaluator
+from ladle.sweep import sweep
 from ladle.tasks import ImageClassification, TextClassification, load_task
 from ladle.tasks.held_out import Rule, write_list
 from reviews import MINILM, write_texts
@@ -270,3 +271,24 @@ def test_texts_are_cut_out_by_their_numbers(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("3\n24\n")
     with pytest.raises(BadTask, match=r"not among the training examples: 24; .*numbers of rows"):
         task("{ list = 'rows.txt' }")
+
+
+def test_a_sweep_writes_the_choice_down(tmp_path: Path) -> None:
+    """And the list is a rule that makes the same choice."""
+    write_texts(tmp_path / "train.csv", repeat=3)
+
+    def task(rule: str) -> TextClassification:
+        (tmp_path / "task.toml").write_text(
+            f"kind = 'text'\nmodel = '{MINILM.as_posix()}'\nlabels = ['bad', 'good']\n"
+            f"freeze = 5\n[splits]\ntrain = 'train.csv'\nheld-out = {rule}\n"
+            "[space]\nepochs = { choice = [1] }\n"
+        )
+        found = load_task(tmp_path / "task.toml")
+        assert isinstance(found, TextClassification)
+        return found
+
+    drawn = task("{ n = 6, seed = 3 }")
+    sweep(drawn, tmp_path / "sweep", runs=1)
+    again = task("{ list = 'sweep/held_out.txt' }")
+    for name in ("train", "held-out"):
+        assert again.splits[name].digest == drawn.splits[name].digest

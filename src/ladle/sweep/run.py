@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ladle.tasks.base import Trainable
+from ladle.tasks.held_out import write_list
 
 VERSION = 1
 BASE = "base"
@@ -46,8 +47,9 @@ def sweep(
     """Fine-tune `runs` ingredients from one linear probe; the folders of the good ones, in order.
 
     `output` gets sweep.json, base/ (the probe, from which every run starts) and run-000/,
-    run-001/ ..., each with what `task.save` writes and a run.json. A folder appears when it is
-    complete; what an interrupted call had finished is kept, so calling again continues, and
+    run-001/ ..., each with what `task.save` writes and a run.json; and held_out.txt, if the
+    held-out examples were cut out of the training examples, with their names. A folder appears when
+    it is complete; what an interrupted call had finished is kept, so calling again continues, and
     calling with more runs extends. A run whose loss stops being finite leaves a run.json that says
     so, and no weights. Without `space`, the task's own attribute `space` counts (a
     mapping as in a TOML file), or else the defaults of `Space`. `device` is the CPU by default.
@@ -110,6 +112,9 @@ def _claim(output: Path, task: Trainable, space: Space, seed: int, runs: int) ->
     elif output.exists() and any(output.iterdir()):
         raise BadInput(f"{output} is not empty and not a sweep; use another folder")
     output.mkdir(parents=True, exist_ok=True)
+    for split in task.splits.values():
+        if split.drawn is not None:
+            write_list(split, output / "held_out.txt")
     _write_json(path, ours)
 
 

@@ -106,16 +106,19 @@ def _confusion(cells: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int
     return np.bincount(cells[:, 0], minlength=size).reshape(classes, classes + 1)
 
 
-def _f1_of(cells: npt.NDArray[np.int64], classes: int) -> float:
+def _f1_in(counts: npt.NDArray[np.int64]) -> float:
     """Of class 1, where there are two; else the mean over the classes that are there or named.
 
     In closed form, not by scikit-learn: a paired test takes five thousand of them.
     """
-    counts = _confusion(cells, classes)
     right = counts.diagonal()
-    either = counts.sum(axis=1) + counts.sum(axis=0)[:classes]
+    either = counts.sum(axis=1) + counts.sum(axis=0)[:-1]
     scores = 2 * right / np.maximum(either, 1)
-    return float(scores[1] if classes == 2 else scores[either > 0].mean())
+    return float(scores[1] if len(counts) == 2 else scores[either > 0].mean())
+
+
+def _f1_of(cells: npt.NDArray[np.int64], classes: int) -> float:
+    return _f1_in(_confusion(cells, classes))
 
 
 def _matthews_of(cells: npt.NDArray[np.int64], classes: int) -> float:
@@ -130,7 +133,7 @@ def _matthews_of(cells: npt.NDArray[np.int64], classes: int) -> float:
 
 def _accuracy_f1_of(cells: npt.NDArray[np.int64], classes: int) -> float:
     counts = _confusion(cells, classes)
-    return float(counts.trace() / len(cells) + _f1_of(cells, classes)) / 2
+    return float(counts.trace() / len(cells) + _f1_in(counts)) / 2
 
 
 accuracy = mean_of("accuracy", _hits, ideal=1.0)

@@ -24,18 +24,38 @@ else:
 class Run:
     """The hyper-parameters of one fine-tuning.
 
-    `lr` is AdamW's peak; `epochs` passes over the training split; `label_smoothing` and `dropout`
-    are from 0 to below 1, `dropout` None keeping the model's own; `augmentation` goes from 0
-    (none) to 1 (the task's strongest); `seed` decides order, dropout and augmentation.
+    `seed` decides all that is random in it: order, dropout, augmentation and mixing.
     """
 
     lr: float
+    """AdamW's peak."""
     weight_decay: float
+    """Of tensors of two and more dimensions; biases and norms do not decay."""
     epochs: int
-    label_smoothing: float
-    dropout: float | None
-    augmentation: float
+    """Passes over the training split."""
     batch_size: int
+    label_smoothing: float
+    """From 0 to below 1."""
+    dropout: float | None
+    """From 0 to below 1; None keeps the model's own."""
+    augmentation: float | str
+    """From 0 (none) to 1 (the task's strongest), or a policy by a name that the task knows."""
+    mixup: float
+    """α of the Beta distribution that pairs of examples are mixed by (Zhang et al., 2018); 0: no."""
+    cutmix: float
+    """The same for a rectangle out of another image (Yun et al., 2019); 0: no."""
+    layer_decay: float
+    """What the learning rate is multiplied by from each layer to the one below; 1: no."""
+    warm_up: float
+    """Of the learning rate, linear: below 1 a share of the steps, from 1 on a number of steps."""
+    schedule: str
+    """From the peak to 0 along half a `cosine`, `linear`ly, or `constant`."""
+    clip: float | None
+    """The largest norm of a gradient; None clips nothing."""
+    accumulate: int
+    """Batches in one step."""
+    sam: float
+    """ρ of sharpness-aware minimisation (Foret et al., 2021), two passes a step; 0: no."""
     seed: int
 
 
@@ -151,10 +171,17 @@ LIMITS = {
     "lr": Limits(0, low_allowed=False),
     "weight_decay": Limits(0),
     "epochs": Limits(1, whole=True),
+    "batch_size": Limits(1, whole=True),
     "label_smoothing": _SHARE,
     "dropout": Limits(0, 1, high_allowed=False, none_allowed=True),
     "augmentation": Limits(0, 1),
-    "batch_size": Limits(1, whole=True),
+    "mixup": Limits(0),
+    "cutmix": Limits(0),
+    "layer_decay": Limits(0, 1, low_allowed=False),
+    "warm_up": Limits(0),
+    "clip": Limits(0, low_allowed=False, none_allowed=True),
+    "accumulate": Limits(1, whole=True),
+    "sam": Limits(0),
 }
 
 
@@ -168,10 +195,18 @@ class Space:
     lr: Distribution = Uniform(1e-5, 1e-4, log=True)
     weight_decay: Distribution = Uniform(1e-4, 1e-1, log=True)
     epochs: Distribution = Choice((2, 3, 4))
+    batch_size: Distribution = Constant(32)
     label_smoothing: Distribution = Uniform(0.0, 0.1)
     dropout: Distribution = Constant(None)
     augmentation: Distribution = Uniform(0.0, 0.5)
-    batch_size: Distribution = Constant(32)
+    mixup: Distribution = Constant(0.0)
+    cutmix: Distribution = Constant(0.0)
+    layer_decay: Distribution = Constant(1.0)
+    warm_up: Distribution = Constant(0.1)
+    schedule: Distribution = Constant("cosine")
+    clip: Distribution = Constant(1.0)
+    accumulate: Distribution = Constant(1)
+    sam: Distribution = Constant(0.0)
 
     @classmethod
     def from_table(cls, table: Mapping[str, object], source: str = "the space") -> Space:

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladle.checkpoint import holds_weights
-from ladle.errors import BadInput, BadTask, Diverged
-from ladle.soup import open_pool, uniform_soup
-from ladle.sweep.space import Run, Space
+from ladle.errors import BadInput, BadTask, MissingExtra
+from ladle.sweep.keeping import Head, Keeping
+from ladle.sweep.records import BASE, RUN_RECORD, claim, read_record, run_name
+from ladle.sweep.space import Points, Run, Space
+from ladle.tasks.held_out import write_list
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from accelerate import Accelerator
 
+    from ladle.sweep.finetune import Moment
     from ladle.tasks.base import Trainable
-from ladle.tasks.held_out import write_list
-
-VERSION = 1
-BASE = "base"
-_RECORD = "run.json"
-
-OnStep = Callable[[str, int, int], None]
-"""Called with the name of a run, its steps done, and its steps in all."""
 
 
-def no_step(name: str, done: int, total: int) -> None:
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep is: in run `name`, the `number`th of `runs`, counted from 1; 0 is the base.
+
+    `done` of `total` steps of all runs together are over. `moment` tells of the last one, None
+    where a run begins or ends; `score` is the last on held-out examples, None before there is one;
+    `failed` says why a run that ended has no weights.
+    """
+
+    name: str
+    number: int
+    runs: int
+    done: int
+    total: int
+    moment: Moment | None = None
+    score: float | None = None
+    failed: str | None = None
+
+
+OnStep = Callable[[Progress], None]
+
+
+def no_step(progress: Progress) -> None:
     """An `OnStep` that says nothing."""
 
 
@@ -40,36 +55,87 @@ def sweep(
     *,
     runs: int,
     space: Space | None = None,
+    points: Points = "random",
     seed: int = 0,
     device: torch.device | None = None,
+    head: Head = "probe",
+    keeping: Keeping | None = None,
+    amp: bool = False,
+    retry_failed: bool = False,
     on_step: OnStep = no_step,
 ) -> list[Path]:
-    """Fine-tune `runs` ingredients from one linear probe; the folders of the good ones, in order.
+    """Fine-tune `runs` ingredients from one base; the folders of the good ones, in order.
 
-    `output` gets sweep.json, base/ (the probe, from which every run starts) and run-000/,
-    run-001/ ..., each with what `task.save` writes and a run.json; and held_out.txt, if the
-    held-out examples were cut out of the training examples, with their names. A folder appears when
-    it is complete; what an interrupted call had finished is kept, so calling again continues, and
-    calling with more runs extends. A run whose loss stops being finite leaves a run.json that says
-    so, and no weights. Without `space`, the task's own attribute `space` counts (a
-    mapping as in a TOML file), or else the defaults of `Space`. `device` is the CPU by default.
+    `output` gets sweep.json, optuna.journal (an Optuna study, whose trial i is run i), base/ (from
+    which every run starts) and run-0000/, run-0001/ ..., each with what `task.save` writes and a
+    run.json; and held_out.txt, if the held-out examples were cut out of the training examples, with
+    their names. A folder appears when it is complete. What an interrupted call had finished is
+    kept and the run that it was in goes on from its last state, so calling again continues, with
+    the same bytes; and calling with more runs extends. A run that diverges, or has not enough
+    memory, leaves a run.json that says so, and no weights.
+
+    Under `accelerate launch`, its processes share each run.
+
+    Args:
+        space: what runs are drawn from; None for the task's own attribute `space` (a mapping as in
+            a TOML file), or else the defaults of `Space`.
+        points: how: at `random`, along a `sobol` sequence, or all of a `grid`.
+        device: where to train; the CPU by default.
+        head: `probe` fits the task's final layer to the training examples first, so that no
+            fine-tuning starts from a random one; `as-is` keeps what the model came with. A head
+            that has no parameters, such as a zero-shot head, is always kept.
+        keeping: what else a run leaves; nothing by default.
+        amp: train in bfloat16 where PyTorch's autocast does.
+        retry_failed: try again what failed in an earlier call.
 
     Raises:
-        BadInput: if `output` holds another sweep: of another task, seed or space.
+        BadInput: if `output` holds another sweep, or the space does not suit the task.
+        MissingExtra: without accelerate or Optuna.
     """
-    import torch
-
-    output = Path(output)
+    # Before torch is loaded, which takes a second.
     if runs < 1:
         raise BadInput(f"a sweep of {runs} runs makes nothing; ask for at least 1")
+    output = Path(output)
     space = space_of(task) if space is None else space
-    device = torch.device("cpu") if device is None else device
-    _claim(output, task, space, seed, runs)
-    start = _base(task, output, device, on_step)
-    folders = [output / f"run-{number:03d}" for number in range(runs)]
-    for number, folder in enumerate(folders):
+    drawn = space.runs(seed, runs, points=points)
+    keeping = Keeping() if keeping is None else keeping
+    from ladle.sweep.finetune import training_split
+    from ladle.sweep.maker import Maker
+    from ladle.sweep.mixing import check_run
+
+    for run in drawn:
+        check_run(task, run)
+    about = {
+        "task": task.name,
+        "task_digest": task.digest,
+        "training_digest": training_split(task).digest,
+        "head": head,
+        "space": space.to_table(),
+        "points": points,
+        "seed": seed,
+        "amp": amp,
+        **asdict(keeping),
+    }
+    accelerator = _accelerator(device, amp=amp)
+    if accelerator.is_main_process:
+        claim(output, about, runs)
+        for split in task.splits.values():
+            if split.drawn is not None:
+                write_list(split, output / "held_out.txt")
+    maker = Maker(task, accelerator, keeping)
+    story = _Story(task, output, drawn, accelerator.is_main_process, on_step)
+    story.begins(0, BASE)
+    maker.base(output / BASE, head)
+    folders = [output / run_name(number) for number in range(runs)]
+    for number, folder in enumerate(folders, 1):
+        if retry_failed and accelerator.is_main_process and _has_failed(folder):
+            shutil.rmtree(folder)
+        accelerator.wait_for_everyone()
         if not folder.exists():
-            _one_run(task, folder, space.draw(seed, number), start, device, on_step)
+            story.begins(number, folder.name)
+            maker.run(drawn[number - 1], folder, story.goes_on)
+        accelerator.wait_for_everyone()
+        story.ends(number, folder)
     return [folder for folder in folders if holds_weights(folder)]
 
 
@@ -86,133 +152,71 @@ def space_of(task: Trainable) -> Space:
     return Space.from_table(table, f"the space of task {task.name}")
 
 
-def _claim(output: Path, task: Trainable, space: Space, seed: int, runs: int) -> None:
-    """Write sweep.json, or check that the one there is of the same sweep."""
-    training = next((split for split in task.splits.values() if split.role == "train"), None)
-    if training is None:
-        raise BadTask(f"task {task.name} has no split with the role train; add one")
-    ours = {
-        "version": VERSION,
-        "task": task.name,
-        "task_digest": task.digest,
-        "training_digest": training.digest,
-        "space": space.to_table(),
-        "seed": seed,
-        "runs": runs,
-    }
-    path = output / "sweep.json"
-    if path.exists():
-        theirs = _read_json(path)
-        differ = [key for key in ours if key != "runs" and theirs.get(key) != ours[key]]
-        if differ:
-            raise BadInput(
-                f"{output} holds a sweep with another {' and '.join(differ)}; use another folder"
-            )
-        ours["runs"] = max(runs, theirs.get("runs", 0))
-    elif output.exists() and any(output.iterdir()):
-        raise BadInput(f"{output} is not empty and not a sweep; use another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    for split in task.splits.values():
-        if split.drawn is not None:
-            write_list(split, output / "held_out.txt")
-    _write_json(path, ours)
+class _Story:
+    """Tells who watches, and the study, how far a sweep is; nobody but from the main process."""
+
+    def __init__(
+        self, task: Trainable, output: Path, runs: Sequence[Run], is_main: bool, on_step: OnStep
+    ) -> None:
+        from ladle.sweep.finetune import steps_of
+        from ladle.sweep.study import Study
+
+        self._study = Study(output, task.metric) if is_main else None
+        self._on_step = on_step if is_main else no_step
+        self._runs = runs
+        self._steps = [steps_of(task, run) for run in runs]
+        self._number, self._name = 0, BASE
+        self._scored = 0
+
+    def begins(self, number: int, name: str) -> None:
+        """A run, or the base, which is number 0."""
+        self._number, self._name = number, name
+        if number and self._study is not None:
+            self._study.started(number - 1, self._runs[number - 1], folder=name)
+        self._tell(0)
+
+    def goes_on(self, moment: Moment, scores: Sequence[Mapping[str, Any]]) -> None:
+        """A step of the run that began last is over."""
+        self._tell(moment.step, moment=moment, score=scores[-1]["value"] if scores else None)
+        if scores and scores[-1]["step"] == moment.step and self._study is not None:
+            self._study.scored(self._number - 1, moment.step, scores[-1]["value"])
+
+    def ends(self, number: int, folder: Path) -> None:
+        """A run is there, made now or earlier."""
+        self._number, self._name = number, folder.name
+        record = read_record(folder / RUN_RECORD)
+        failed, scores = record["failed"], record["scores"]
+        if self._study is not None and failed is None:
+            self._study.finished(number - 1, scores[-1]["value"])
+        elif self._study is not None:
+            self._study.failed(number - 1, failed)
+        score = scores[-1]["value"] if scores else None
+        self._tell(self._steps[number - 1], score=score, failed=failed)
+
+    def _tell(self, done: int, **more: Any) -> None:
+        before = sum(self._steps[: max(0, self._number - 1)])
+        runs, total = len(self._runs), sum(self._steps)
+        self._on_step(Progress(self._name, self._number, runs, before + done, total, **more))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _accelerator(device: torch.device | None, *, amp: bool) -> Accelerator:
+    """What trains on a device, or, of several processes, on the one that is this one's."""
+    import torch
+
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} is damaged; use another folder, or delete this one")
-    return content
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError:
+        raise MissingExtra("accelerate", "sweep") from None
+    if device is not None and device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device is None or device.type == "cpu",
+        mixed_precision="bf16" if amp else "no",
+        # A model may have parts that a task does not use, such as a pooler.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    part.replace(path)
-
-
-def _base(
-    task: Trainable, output: Path, device: torch.device, on_step: OnStep
-) -> dict[str, torch.Tensor]:
-    """The state dict every run starts from: the pre-trained model with a fitted head."""
-    from ladle.sweep.probe import linear_probe
-
-    folder = output / BASE
-    if not folder.exists():
-        on_step(BASE, 0, 1)
-        began = time.monotonic()
-        model = task.build().to(device)
-        # A head without parameters was made by other means, and fine-tunings keep it.
-        has_head = bool(list(model.get_submodule(task.head).parameters()))
-        losses = [linear_probe(task, model)] if has_head else []
-        part = _fresh(folder)
-        task.save(model, part)
-        _complete(task, part, folder, None, losses, time.monotonic() - began)
-        on_step(BASE, 1, 1)
-    # Read back also when it was just fitted, so that a continued sweep starts from the same bits.
-    start = uniform_soup(open_pool(folder)).load_into(task.build())
-    return dict(start.state_dict())
-
-
-def _one_run(
-    task: Trainable,
-    folder: Path,
-    run: Run,
-    start: Mapping[str, torch.Tensor],
-    device: torch.device,
-    on_step: OnStep,
-) -> None:
-    from ladle.sweep.finetune import finetune
-
-    began = time.monotonic()
-    model: nn.Module = task.build(dropout=run.dropout)
-    model.load_state_dict(start)
-    model.to(device)
-    losses: list[float] = []
-    diverged = None
-    try:
-        losses = finetune(
-            task, model, run, on_step=lambda done, total: on_step(folder.name, done, total)
-        )
-    except Diverged as error:
-        # A random search meets learning rates that are too high; the others are still wanted.
-        diverged = str(error)
-    part = _fresh(folder)
-    if diverged is None:
-        task.save(model, part)
-    _complete(task, part, folder, run, losses, time.monotonic() - began, diverged)
-
-
-def _fresh(folder: Path) -> Path:
-    """An empty folder beside `folder`, without what an interrupted call left."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    return part
-
-
-def _complete(
-    task: Trainable,
-    part: Path,
-    folder: Path,
-    run: Run | None,
-    losses: list[float],
-    seconds: float,
-    diverged: str | None = None,
-) -> None:
-    """Write the record, last of all, and give the folder its name."""
-    record = {
-        "version": VERSION,
-        "name": folder.name,
-        "run": None if run is None else asdict(run),
-        "training_loss": losses,
-        "diverged": diverged,
-        "seconds": round(seconds, 3),
-        "task": task.name,
-        "task_digest": task.digest,
-    }
-    _write_json(part / _RECORD, record)
-    part.replace(folder)
+def _has_failed(folder: Path) -> bool:
+    return folder.exists() and read_record(folder / RUN_RECORD)["failed"] is not None

@@ -1,0 +1,229 @@
+"""What fills the folders of a sweep: the base, and the runs that start from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ladle.errors import Diverged
+from ladle.files import claimed, clear_claimed, part_of, publish_folder
+from ladle.predictions import Predictions
+from ladle.soup import open_pool, uniform_soup
+from ladle.sweep.finetune import FineTuning, Moment
+from ladle.sweep.keeping import Head, Keeping
+from ladle.sweep.pause import Pause, waiting_interrupts
+from ladle.sweep.probe import linear_probe
+from ladle.sweep.records import BASE, RUN_RECORD, VERSION, versions, write_record
+from ladle.sweep.space import Run
+from ladle.tasks.base import Split, Trainable
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_STATE, _STEPS = "state.pt", "steps"
+_BATCH_SIZE = 64
+"""Of scoring: what a GPU of any size can do."""
+
+
+OnMoment = Callable[[Moment, Sequence[Mapping[str, Any]]], None]
+"""Called after each step with the scores so far, as in run.json."""
+
+
+@dataclass
+class Log:
+    """What a run has come to so far: `scores` as in run.json, and seconds of work."""
+
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Maker:
+    """Fills folders for one sweep; each appears when it is complete.
+
+    Where several processes share the work, each has a maker, and only that of the main one writes.
+    """
+
+    def __init__(self, task: Trainable, accelerator: Accelerator, keeping: Keeping) -> None:
+        self.task, self.accelerator, self.keeping = task, accelerator, keeping
+        self.held_out = next(one for one in task.splits.values() if one.role == "held-out")
+        self._start: Mapping[str, torch.Tensor] = {}
+        self._base: str | None = None
+
+    def base(self, folder: Path, head: Head) -> None:
+        """Make the base, unless it is there, and start from it."""
+        if self.accelerator.is_main_process and not folder.exists():
+            began = time.monotonic()
+            model = self.task.build().to(self.accelerator.device)
+            losses = []
+            # A head without parameters was made by other means, and fine-tunings keep it.
+            if head == "probe" and list(model.get_submodule(self.task.head).parameters()):
+                losses.append(linear_probe(self.task, model))
+            scores = [self._score(model, 0)]
+            with claimed(folder) as part:
+                clear_claimed(part)
+                self.task.save(model, part)
+                seconds = time.monotonic() - began
+                self._record(part, BASE, training_loss=losses, scores=scores, seconds=seconds)
+                publish_folder(folder)
+        self.accelerator.wait_for_everyone()
+        # Read back also when it was just made, so that a continued sweep starts from the same bits.
+        pool = open_pool(folder)
+        self._start = dict(uniform_soup(pool).load_into(self.task.build()).state_dict())
+        self._base = pool.digests[0]
+
+    def run(self, run: Run, folder: Path, on_moment: OnMoment) -> None:
+        """Make a run, from where it was put down if it was; `on_moment` hears of each step."""
+        model = self.task.build(dropout=run.dropout)
+        model.load_state_dict(self._start)
+        training = FineTuning(
+            self.task, model, run, self.accelerator, ema=self.keeping.ema, swa=self.keeping.swa
+        )
+        pause = Pause(part_of(folder) / _STATE, self._identity(run))
+        log = Log()
+        if kept := pause.read():
+            training.load_state_dict(kept["training"])
+            log = Log(kept["scores"], kept["seconds"])
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with claimed(folder) as part:
+                self._fill(part, folder.name, training, pause, log, on_moment)
+                publish_folder(folder)
+        else:
+            self._join(training)
+        self.accelerator.free_memory()
+
+    def _fill(
+        self,
+        part: Path,
+        name: str,
+        training: FineTuning,
+        pause: Pause,
+        log: Log,
+        on_moment: OnMoment,
+    ) -> None:
+        from accelerate.utils import should_reduce_batch_size
+
+        failed = None
+        try:
+            self._train(part, name, training, pause, log, on_moment)
+        except Diverged as error:
+            # A random search meets learning rates that are too high; the others are still wanted.
+            failed = str(error)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            failed = "there was not enough memory; lower batch_size in the space"
+        clear_claimed(part, keep=(_STATE, _STEPS) if failed is None else ())
+        if failed is None:
+            began = time.monotonic() - log.seconds
+            self._save_end(part, name, training, log)
+            log.seconds = time.monotonic() - began
+        self._record(
+            part,
+            name,
+            run=training.run,
+            step=training.done,
+            training_loss=training.losses,
+            scores=log.scores,
+            failed=failed,
+            seconds=log.seconds,
+        )
+        pause.remove()
+
+    def _train(
+        self,
+        part: Path,
+        name: str,
+        training: FineTuning,
+        pause: Pause,
+        log: Log,
+        on_moment: OnMoment,
+    ) -> None:
+        began = time.monotonic() - log.seconds
+
+        def state() -> dict[str, Any]:
+            log.seconds = time.monotonic() - began
+            return {"training": training.state_dict(), **asdict(log)}
+
+        with waiting_interrupts() as interrupted:
+            for moment in training.train():
+                is_end = moment.step == moment.steps
+                if _is_due(self.keeping.save_every, moment.step):
+                    self._save_step(part / _STEPS, name, training, moment.step)
+                if _is_due(self.keeping.score_every, moment.step) and not is_end:
+                    log.scores.append(self._score(training.model, moment.step))
+                on_moment(moment, log.scores)
+                if interrupted():
+                    pause.keep(state())
+                    raise KeyboardInterrupt
+                pause.keep_at_times(state)
+        log.seconds = time.monotonic() - began
+
+    def _join(self, training: FineTuning) -> None:
+        """Take part in a run that the main process makes."""
+        try:
+            for _ in training.train():
+                pass
+        except Diverged:
+            return  # There, too, and written down there.
+
+    def _save_end(self, part: Path, name: str, training: FineTuning, log: Log) -> None:
+        log.scores.append(self._score(training.model, training.done))
+        self.task.save(training.model, part)
+        for average in training.averages.names():
+            with training.averages.in_place(average):
+                self._save_inside(part / average, f"{name}/{average}", training, training.done)
+
+    def _save_step(self, folder: Path, name: str, training: FineTuning, step: int) -> None:
+        kept = f"step-{step:06d}"
+        self._save_inside(folder / kept, f"{name}/{_STEPS}/{kept}", training, step)
+
+    def _save_inside(self, folder: Path, name: str, training: FineTuning, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.task.save(training.model, folder)
+        scores = [self._score(training.model, step)]
+        self._record(folder, name, run=training.run, step=step, scores=scores)
+
+    def _score(self, model: nn.Module, step: int) -> dict[str, Any]:
+        split, metric = self.held_out, self.task.metric
+        logits = self.task.predict(
+            model, split.name, device=self.accelerator.device, batch_size=_BATCH_SIZE
+        )
+        value = metric(Predictions(_projected(logits, split), split.labels))
+        return {"step": step, "split": split.name, "metric": metric.name, "value": value}
+
+    def _identity(self, run: Run) -> str:
+        """What the bytes of a run follow from."""
+        keeping, amp = asdict(self.keeping), self.accelerator.mixed_precision
+        train = [one.digest for one in self.task.splits.values() if one.role == "train"]
+        content = [VERSION, asdict(run), keeping, amp, self._base, self.task.digest, train]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _record(self, folder: Path, name: str, *, run: Run | None = None, **facts: Any) -> None:
+        content = {
+            "version": VERSION,
+            "name": name,
+            "run": None if run is None else asdict(run),
+            **facts,
+            "task": self.task.name,
+            "task_digest": self.task.digest,
+            "base": self._base,
+            "versions": versions(),
+        }
+        write_record(folder / RUN_RECORD, content)
+
+
+def _is_due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
+
+
+def _projected(logits: Any, split: Split) -> Any:
+    return logits if split.classes is None else split.classes.project(logits)

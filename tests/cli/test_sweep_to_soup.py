@@ -42,11 +42,11 @@ def test_sweep_cook_and_load_with_transformers(tmp_path: Path) -> None:
               "-o", "soup", "--json", cwd=tmp_path)
     )  # fmt: skip
     assert [one["name"] for one in cooked["soup"]["ingredients"]] == [
-        "run-000",
-        "run-001",
-        "run-002",
+        "run-0000",
+        "run-0001",
+        "run-0002",
     ]
-    assert {row["model"] for row in cooked["evaluations"]} >= {"base", "run-000", "uniform soup"}
+    assert {row["model"] for row in cooked["evaluations"]} >= {"base", "run-0000", "uniform soup"}
 
     # The library loads the folder, and says what a float64 average made by hand says.
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "soup")

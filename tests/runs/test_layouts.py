@@ -319,8 +319,8 @@ def test_ladles_own_sweep(tmp_path: Path) -> None:
         PointsTask(), tmp_path / "sweep", runs=2, space=Space(), seed=0, device=torch.device("cpu")
     )
     found = gather(tmp_path / "sweep").ingredients
-    assert [one.name for one in found] == ["run-000", "run-001"]
-    record = json.loads((tmp_path / "sweep" / "run-001" / "run.json").read_text())
+    assert [one.name for one in found] == ["run-0000", "run-0001"]
+    record = json.loads((tmp_path / "sweep" / "run-0001" / "run.json").read_text())
     assert found[1].facts.hyperparameters["lr"] == record["run"]["lr"]
 
 
@@ -437,7 +437,7 @@ def test_records_that_are_garbage_hide_no_checkpoint(tmp_path: Path, garbage: by
         "timm/checkpoint-1.pth.tar": ["timm/summary.csv", "timm/args.yaml"],
         "lightning/checkpoints/epoch=1-step=2.ckpt": ["lightning/metrics.csv"],
         "clip/checkpoints/epoch_1.pt": ["clip/params.txt", "clip/checkpoints/results.jsonl"],
-        "sweep/run-000/model.safetensors": ["sweep/run-000/run.json", "sweep/sweep.json"],
+        "sweep/run-0000/model.safetensors": ["sweep/run-0000/run.json", "sweep/sweep.json"],
         "soups/model_1.pt": ["soups/individual_model_results.jsonl", "soups/hparam_info.json"],
     }
     for seed, (weights, records) in enumerate(names.items()):

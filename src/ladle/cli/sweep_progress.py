@@ -48,7 +48,9 @@ def _line(progress: Progress) -> str | None:
         return f"{progress.name} failed: {progress.failed}"
     if progress.score is None or progress.moment is not None:
         return None
-    return f"{progress.name} ({progress.number} of {progress.runs}): {progress.score:.4f} on held-out"
+    return (
+        f"{progress.name} ({progress.number} of {progress.runs}): {progress.score:.4f} on held-out"
+    )
 
 
 def _description(progress: Progress) -> str:

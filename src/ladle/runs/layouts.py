@@ -7,7 +7,8 @@ None where the folder is not of its making.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +177,32 @@ def ladle_sweep(folder: Path) -> Found | None:
     """The finished runs of `ladle sweep`; the base is none of them."""
     if not (folder / "sweep.json").is_file():
         return None
-    runs = sorted((record.parent for record in folder.glob("run-*/run.json")), key=natural)
-    members = []
-    for run in runs:
-        # A run that diverged has a record but no weights.
-        if run.suffix != ".part" and holds_weights(run):
-            record = json_of(run / "run.json")
-            settings = _mapping(_mapping(record).get("run"))
-            members.append(Member(run, run, Facts(hyperparameters=settings)))
+    members = [
+        # Each is the end of a run of its own, at no step of another's.
+        Member(run, run, replace(facts, step=None))
+        for run, facts in _recorded(folder.glob("run-*/run.json"))
+    ]
     return Found(tuple(members))
+
+
+def ladle_steps(folder: Path) -> Found | None:
+    """What a run of `ladle sweep` kept on its way."""
+    kept = _recorded(folder.glob("step-*/run.json"))
+    members = [Member(step, folder.parent, facts) for step, facts in kept]
+    return Found(tuple(members)) if members else None
+
+
+def _recorded(records: Iterable[Path]) -> Iterator[tuple[Path, Facts]]:
+    """The folders of checkpoints with a record of `ladle sweep`; one that failed has no weights."""
+    for path in sorted(records, key=natural):
+        if path.parent.suffix != ".part" and holds_weights(path.parent):
+            record = _mapping(json_of(path))
+            scores = record.get("scores")
+            score = _mapping(scores[-1]) if isinstance(scores, list) and scores else {}
+            metrics = numbers({str(score.get("metric")): score.get("value")})
+            step = record.get("step")
+            settings = _mapping(record.get("run"))
+            yield path.parent, Facts(step if isinstance(step, int) else None, metrics, settings)
 
 
 def side_by_side(folder: Path) -> Found | None:
@@ -218,6 +236,7 @@ def step_in(name: str) -> int | None:
 
 LAYOUTS: tuple[Layout, ...] = (
     ladle_sweep,
+    ladle_steps,
     step_folders,
     timm,
     open_clip,

@@ -56,7 +56,7 @@ class Averages:
         """
         made = cls(weights)
         for decay in ema:
-            average = get_ema_multi_avg_fn(decay)
+            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             made.every.append(Average(f"ema-{decay:g}", average, 0, made._copies()))
         if swa:
             first = steps - max(1, round(swa * steps))

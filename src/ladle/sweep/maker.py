@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from ladle.sweep.pause import Pause, waiting_interrupts
 from ladle.sweep.probe import linear_probe
 from ladle.sweep.records import BASE, RUN_RECORD, VERSION, versions, write_record
 from ladle.sweep.space import Run
-from ladle.tasks.base import Split, Trainable
+from ladle.tasks.base import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,7 +55,7 @@ class Maker:
 
     def __init__(self, task: Trainable, accelerator: Accelerator, keeping: Keeping) -> None:
         self.task, self.accelerator, self.keeping = task, accelerator, keeping
-        self.held_out = next(one for one in task.splits.values() if one.role == "held-out")
+        self._held_out = next(one for one in task.splits.values() if one.role == "held-out")
         self._start: Mapping[str, torch.Tensor] = {}
         self._base: str | None = None
 
@@ -66,12 +68,12 @@ class Maker:
             # A head without parameters was made by other means, and fine-tunings keep it.
             if head == "probe" and list(model.get_submodule(self.task.head).parameters()):
                 losses.append(linear_probe(self.task, model))
-            scores = [self._score(model, 0)]
+            scores = [self.score(model, 0)]
             with claimed(folder) as part:
                 clear_claimed(part)
                 self.task.save(model, part)
                 seconds = time.monotonic() - began
-                self._record(part, BASE, training_loss=losses, scores=scores, seconds=seconds)
+                self.record(part, BASE, training_loss=losses, scores=scores, seconds=seconds)
                 publish_folder(folder)
         self.accelerator.wait_for_everyone()
         # Read back also when it was just made, so that a continued sweep starts from the same bits.
@@ -91,123 +93,29 @@ class Maker:
         if kept := pause.read():
             training.load_state_dict(kept["training"])
             log = Log(kept["scores"], kept["seconds"])
-        self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()  # Until all have read what one will write.
         if self.accelerator.is_main_process:
             with claimed(folder) as part:
-                self._fill(part, folder.name, training, pause, log, on_moment)
+                _Work(self, folder.name, part, training, pause, log, on_moment).do()
                 publish_folder(folder)
         else:
-            self._join(training)
+            with suppress(Diverged):  # There, too, and written down there.
+                deque(training.train(), maxlen=0)
         self.accelerator.free_memory()
 
-    def _fill(
-        self,
-        part: Path,
-        name: str,
-        training: FineTuning,
-        pause: Pause,
-        log: Log,
-        on_moment: OnMoment,
-    ) -> None:
-        from accelerate.utils import should_reduce_batch_size
-
-        failed = None
-        try:
-            self._train(part, name, training, pause, log, on_moment)
-        except Diverged as error:
-            # A random search meets learning rates that are too high; the others are still wanted.
-            failed = str(error)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            failed = "there was not enough memory; lower batch_size in the space"
-        clear_claimed(part, keep=(_STATE, _STEPS) if failed is None else ())
-        if failed is None:
-            began = time.monotonic() - log.seconds
-            self._save_end(part, name, training, log)
-            log.seconds = time.monotonic() - began
-        self._record(
-            part,
-            name,
-            run=training.run,
-            step=training.done,
-            training_loss=training.losses,
-            scores=log.scores,
-            failed=failed,
-            seconds=log.seconds,
-        )
-        pause.remove()
-
-    def _train(
-        self,
-        part: Path,
-        name: str,
-        training: FineTuning,
-        pause: Pause,
-        log: Log,
-        on_moment: OnMoment,
-    ) -> None:
-        began = time.monotonic() - log.seconds
-
-        def state() -> dict[str, Any]:
-            log.seconds = time.monotonic() - began
-            return {"training": training.state_dict(), **asdict(log)}
-
-        with waiting_interrupts() as interrupted:
-            for moment in training.train():
-                is_end = moment.step == moment.steps
-                if _is_due(self.keeping.save_every, moment.step):
-                    self._save_step(part / _STEPS, name, training, moment.step)
-                if _is_due(self.keeping.score_every, moment.step) and not is_end:
-                    log.scores.append(self._score(training.model, moment.step))
-                on_moment(moment, log.scores)
-                if interrupted():
-                    pause.keep(state())
-                    raise KeyboardInterrupt
-                pause.keep_at_times(state)
-        log.seconds = time.monotonic() - began
-
-    def _join(self, training: FineTuning) -> None:
-        """Take part in a run that the main process makes."""
-        try:
-            for _ in training.train():
-                pass
-        except Diverged:
-            return  # There, too, and written down there.
-
-    def _save_end(self, part: Path, name: str, training: FineTuning, log: Log) -> None:
-        log.scores.append(self._score(training.model, training.done))
-        self.task.save(training.model, part)
-        for average in training.averages.names():
-            with training.averages.in_place(average):
-                self._save_inside(part / average, f"{name}/{average}", training, training.done)
-
-    def _save_step(self, folder: Path, name: str, training: FineTuning, step: int) -> None:
-        kept = f"step-{step:06d}"
-        self._save_inside(folder / kept, f"{name}/{_STEPS}/{kept}", training, step)
-
-    def _save_inside(self, folder: Path, name: str, training: FineTuning, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.task.save(training.model, folder)
-        scores = [self._score(training.model, step)]
-        self._record(folder, name, run=training.run, step=step, scores=scores)
-
-    def _score(self, model: nn.Module, step: int) -> dict[str, Any]:
-        split, metric = self.held_out, self.task.metric
+    def score(self, model: nn.Module, step: int) -> dict[str, Any]:
+        """What a model scores on the held-out examples, for run.json."""
+        split, metric = self._held_out, self.task.metric
         logits = self.task.predict(
             model, split.name, device=self.accelerator.device, batch_size=_BATCH_SIZE
         )
-        value = metric(Predictions(_projected(logits, split), split.labels))
+        if split.classes is not None:
+            logits = split.classes.project(logits)
+        value = metric(Predictions(split.name, logits, split.labels))
         return {"step": step, "split": split.name, "metric": metric.name, "value": value}
 
-    def _identity(self, run: Run) -> str:
-        """What the bytes of a run follow from."""
-        keeping, amp = asdict(self.keeping), self.accelerator.mixed_precision
-        train = [one.digest for one in self.task.splits.values() if one.role == "train"]
-        content = [VERSION, asdict(run), keeping, amp, self._base, self.task.digest, train]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def _record(self, folder: Path, name: str, *, run: Run | None = None, **facts: Any) -> None:
+    def record(self, folder: Path, name: str, *, run: Run | None = None, **facts: Any) -> None:
+        """Write the run.json of a folder."""
         content = {
             "version": VERSION,
             "name": name,
@@ -220,10 +128,105 @@ class Maker:
         }
         write_record(folder / RUN_RECORD, content)
 
+    def _identity(self, run: Run) -> str:
+        """What the bytes of a run follow from."""
+        keeping, amp = asdict(self.keeping), self.accelerator.mixed_precision
+        train = [one.digest for one in self.task.splits.values() if one.role == "train"]
+        content = [VERSION, asdict(run), keeping, amp, self._base, self.task.digest, train]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass
+class _Work:
+    """One run under way, in the folder `part`."""
+
+    maker: Maker
+    name: str
+    part: Path
+    training: FineTuning
+    pause: Pause
+    log: Log
+    on_moment: OnMoment
+    _began: float = 0.0
+
+    def do(self) -> None:
+        """Train, and write all that is kept of it."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        failed = None
+        try:
+            self._train()
+        except Diverged as error:
+            # A random search meets learning rates that are too high; the others are still wanted.
+            failed = str(error)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            failed = "there was not enough memory; lower batch_size in the space"
+        clear_claimed(self.part, keep=(_STATE, _STEPS) if failed is None else ())
+        training, log = self.training, self.log
+        if failed is None:
+            with self._timed():
+                self._save_end()
+        self.maker.record(
+            self.part,
+            self.name,
+            run=training.run,
+            step=training.done,
+            training_loss=training.losses,
+            scores=log.scores,
+            failed=failed,
+            seconds=round(log.seconds, 3),
+        )
+        self.pause.remove()
+
+    def _train(self) -> None:
+        keeping, training, log = self.maker.keeping, self.training, self.log
+        with self._timed(), waiting_interrupts() as interrupted:
+            for moment in training.train():
+                if _is_due(keeping.save_every, moment.step):
+                    kept = f"step-{moment.step:06d}"
+                    self._save(self.part / _STEPS / kept, f"{_STEPS}/{kept}", moment.step)
+                if _is_due(keeping.score_every, moment.step) and moment.step < moment.steps:
+                    log.scores.append(self.maker.score(training.model, moment.step))
+                self.on_moment(moment, log.scores)
+                if interrupted():
+                    self.pause.keep(self._state())
+                    raise KeyboardInterrupt
+                self.pause.keep_at_times(self._state)
+
+    def _save_end(self) -> None:
+        training = self.training
+        self.log.scores.append(self.maker.score(training.model, training.done))
+        self.maker.task.save(training.model, self.part)
+        for average in training.averages.names():
+            with training.averages.in_place(average):
+                self._save(self.part / average, average, training.done)
+
+    def _save(self, folder: Path, name: str, step: int) -> None:
+        """A further checkpoint of this run, with a record and a score of its own."""
+        model = self.training.model
+        folder.mkdir(parents=True, exist_ok=True)
+        self.maker.task.save(model, folder)
+        scores = [self.maker.score(model, step)]
+        self.maker.record(
+            folder, f"{self.name}/{name}", run=self.training.run, step=step, scores=scores
+        )
+
+    def _state(self) -> dict[str, Any]:
+        seconds = self.log.seconds + time.monotonic() - self._began
+        return {
+            "training": self.training.state_dict(), "scores": self.log.scores, "seconds": seconds
+        }  # fmt: skip
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        self._began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.log.seconds += time.monotonic() - self._began
+
 
 def _is_due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _projected(logits: Any, split: Split) -> Any:
-    return logits if split.classes is None else split.classes.project(logits)

@@ -35,8 +35,8 @@ class Pause:
             return None
         try:
             kept = torch.load(self._file, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
-            return None  # A disk that lost it; the run begins again.
+        except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError):
+            return None  # A disk has damaged it; the run begins again.
         if kept["identity"] != self._identity:
             return None
         state: Mapping[str, Any] = kept["state"]

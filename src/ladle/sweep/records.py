@@ -16,11 +16,6 @@ BASE = "base"
 SWEEP_RECORD, RUN_RECORD = "sweep.json", "run.json"
 
 
-def run_name(number: int) -> str:
-    """The folder of a run, counted from 0."""
-    return f"run-{number:04d}"
-
-
 def claim(output: Path, ours: Mapping[str, object], runs: int) -> None:
     """Write sweep.json, or check that the one there is of the same sweep.
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ladle.checkpoint import holds_weights
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.sweep.keeping import Head, Keeping
-from ladle.sweep.records import BASE, RUN_RECORD, claim, read_record, run_name
-from ladle.sweep.space import Points, Run, Space
+from ladle.sweep.records import BASE, RUN_RECORD, claim, read_record
+from ladle.sweep.space import Run, Space, run_name
 from ladle.tasks.held_out import write_list
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ladle.sweep.finetune import Moment
+    from ladle.sweep.study import Study
     from ladle.tasks.base import Trainable
 
 
@@ -55,7 +56,7 @@ def sweep(
     *,
     runs: int,
     space: Space | None = None,
-    points: Points = "random",
+    points: str = "random",
     seed: int = 0,
     device: torch.device | None = None,
     head: Head = "probe",
@@ -99,9 +100,10 @@ def sweep(
     space = space_of(task) if space is None else space
     drawn = space.runs(seed, runs, points=points)
     keeping = Keeping() if keeping is None else keeping
-    from ladle.sweep.finetune import training_split
+    from ladle.sweep.finetune import steps_of, training_split
     from ladle.sweep.maker import Maker
     from ladle.sweep.mixing import check_run
+    from ladle.sweep.study import Study
 
     for run in drawn:
         check_run(task, run)
@@ -117,24 +119,28 @@ def sweep(
         **asdict(keeping),
     }
     accelerator = _accelerator(device, amp=amp)
-    if accelerator.is_main_process:
+    is_main = accelerator.is_main_process
+    if is_main:
         claim(output, about, runs)
         for split in task.splits.values():
             if split.drawn is not None:
                 write_list(split, output / "held_out.txt")
+        if retry_failed:
+            _forget_failed(output)
     maker = Maker(task, accelerator, keeping)
-    story = _Story(task, output, drawn, accelerator.is_main_process, on_step)
+    story = _Story(
+        [steps_of(task, run) for run in drawn],
+        Study(output, f"{task.name}-{seed}", task.metric, space, drawn) if is_main else None,
+        on_step if is_main else no_step,
+    )
     story.begins(0, BASE)
     maker.base(output / BASE, head)
     folders = [output / run_name(number) for number in range(runs)]
     for number, folder in enumerate(folders, 1):
-        if retry_failed and accelerator.is_main_process and _has_failed(folder):
-            shutil.rmtree(folder)
-        accelerator.wait_for_everyone()
         if not folder.exists():
             story.begins(number, folder.name)
             maker.run(drawn[number - 1], folder, story.goes_on)
-        accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()  # What the main process writes is complete.
         story.ends(number, folder)
     return [folder for folder in folders if holds_weights(folder)]
 
@@ -153,33 +159,24 @@ def space_of(task: Trainable) -> Space:
 
 
 class _Story:
-    """Tells who watches, and the study, how far a sweep is; nobody but from the main process."""
+    """Tells the study, and who watches, how far a sweep is; `steps` are those of each run."""
 
-    def __init__(
-        self, task: Trainable, output: Path, runs: Sequence[Run], is_main: bool, on_step: OnStep
-    ) -> None:
-        from ladle.sweep.finetune import steps_of
-        from ladle.sweep.study import Study
-
-        self._study = Study(output, task.metric) if is_main else None
-        self._on_step = on_step if is_main else no_step
-        self._runs = runs
-        self._steps = [steps_of(task, run) for run in runs]
+    def __init__(self, steps: Sequence[int], study: Study | None, on_step: OnStep) -> None:
+        self._steps, self._study, self._on_step = steps, study, on_step
         self._number, self._name = 0, BASE
-        self._scored = 0
 
     def begins(self, number: int, name: str) -> None:
         """A run, or the base, which is number 0."""
         self._number, self._name = number, name
         if number and self._study is not None:
-            self._study.started(number - 1, self._runs[number - 1], folder=name)
+            self._study.started(number - 1)
         self._tell(0)
 
     def goes_on(self, moment: Moment, scores: Sequence[Mapping[str, Any]]) -> None:
         """A step of the run that began last is over."""
         self._tell(moment.step, moment=moment, score=scores[-1]["value"] if scores else None)
         if scores and scores[-1]["step"] == moment.step and self._study is not None:
-            self._study.scored(self._number - 1, moment.step, scores[-1]["value"])
+            self._study.report(self._number - 1, moment.step, scores[-1]["value"])
 
     def ends(self, number: int, folder: Path) -> None:
         """A run is there, made now or earlier."""
@@ -195,7 +192,7 @@ class _Story:
 
     def _tell(self, done: int, **more: Any) -> None:
         before = sum(self._steps[: max(0, self._number - 1)])
-        runs, total = len(self._runs), sum(self._steps)
+        runs, total = len(self._steps), sum(self._steps)
         self._on_step(Progress(self._name, self._number, runs, before + done, total, **more))
 
 
@@ -218,5 +215,11 @@ def _accelerator(device: torch.device | None, *, amp: bool) -> Accelerator:
     )
 
 
-def _has_failed(folder: Path) -> bool:
-    return folder.exists() and read_record(folder / RUN_RECORD)["failed"] is not None
+def _forget_failed(output: Path) -> None:
+    """Remove runs that failed, and the journal, which is written anew from those that are there."""
+    from ladle.sweep.study import JOURNAL
+
+    for record in output.glob(f"run-*/{RUN_RECORD}"):
+        if read_record(record).get("failed") is not None:
+            shutil.rmtree(record.parent)
+            (output / JOURNAL).unlink(missing_ok=True)

@@ -1,16 +1,23 @@
 """Sweeps: the fine-tunings that make ingredients."""
 
+from ladle.sweep.distributions import Choice, Constant, Off, Uniform, Whole
 from ladle.sweep.run import OnStep, no_step, space_of, sweep
-from ladle.sweep.space import Choice, Constant, Run, Space, Uniform
+from ladle.sweep.space import PRESETS, Run, Space, run_name
+from ladle.sweep.study import Study
 
 __all__ = [
+    "PRESETS",
     "Choice",
     "Constant",
+    "Off",
     "OnStep",
     "Run",
     "Space",
+    "Study",
     "Uniform",
+    "Whole",
     "no_step",
+    "run_name",
     "space_of",
     "sweep",
 ]

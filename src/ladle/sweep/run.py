@@ -41,6 +41,7 @@ def sweep(
     runs: int,
     space: Space | None = None,
     seed: int = 0,
+    points: str = "random",
     device: torch.device | None = None,
     on_step: OnStep = no_step,
 ) -> list[Path]:
@@ -52,10 +53,11 @@ def sweep(
     it is complete; what an interrupted call had finished is kept, so calling again continues, and
     calling with more runs extends. A run whose loss stops being finite leaves a run.json that says
     so, and no weights. Without `space`, the task's own attribute `space` counts (a
-    mapping as in a TOML file), or else the defaults of `Space`. `device` is the CPU by default.
+    mapping as in a TOML file), or else the defaults of `Space`;
+    `points` are those of `Space.runs`. `device` is the CPU by default.
 
     Raises:
-        BadInput: if `output` holds another sweep: of another task, seed or space.
+        BadInput: if `output` holds another sweep: of another task, seed, space or points.
     """
     import torch
 
@@ -64,12 +66,13 @@ def sweep(
         raise BadInput(f"a sweep of {runs} runs makes nothing; ask for at least 1")
     space = space_of(task) if space is None else space
     device = torch.device("cpu") if device is None else device
-    _claim(output, task, space, seed, runs)
+    drawn = space.runs(seed, runs, points)
+    _claim(output, task, space, seed, points, runs)
     start = _base(task, output, device, on_step)
     folders = [output / f"run-{number:03d}" for number in range(runs)]
     for number, folder in enumerate(folders):
         if not folder.exists():
-            _one_run(task, folder, space.draw(seed, number), start, device, on_step)
+            _one_run(task, folder, drawn[number], start, device, on_step)
     return [folder for folder in folders if holds_weights(folder)]
 
 
@@ -86,7 +89,7 @@ def space_of(task: Trainable) -> Space:
     return Space.from_table(table, f"the space of task {task.name}")
 
 
-def _claim(output: Path, task: Trainable, space: Space, seed: int, runs: int) -> None:
+def _claim(output: Path, task: Trainable, space: Space, seed: int, points: str, runs: int) -> None:
     """Write sweep.json, or check that the one there is of the same sweep."""
     training = next((split for split in task.splits.values() if split.role == "train"), None)
     if training is None:
@@ -98,6 +101,7 @@ def _claim(output: Path, task: Trainable, space: Space, seed: int, runs: int) ->
         "training_digest": training.digest,
         "space": space.to_table(),
         "seed": seed,
+        "points": points,
         "runs": runs,
     }
     path = output / "sweep.json"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -16,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+import ladle.sweep
 from ladle.errors import BadInput, MissingExtra
 from ladle.sweep import Choice, Constant, Off, Space, Uniform, Whole
 from ladle.sweep.points import POINTS
 from ladle.sweep.space import LIMITS, PRESETS
 
+SOURCES = Path(ladle.sweep.__file__).parents[2]
 TOML = """
 lr = {log_uniform = [1e-5, 1e-4]}
 epochs = {uniform = [2, 5]}
@@ -165,7 +168,7 @@ SOBOL = [
 
 @pytest.mark.parametrize(("points", "expected"), [("random", RANDOM), ("sobol", SOBOL)])
 def test_runs_stay_what_they_are_with_other_versions_of_libraries(points, expected):
-    # The same with Optuna 4.2, SciPy 1.11 and NumPy 1.26. With others, sweeps would change midway.
+    # The same with Optuna 4.3, SciPy 1.11 and NumPy 1.26. With others, sweeps would change midway.
     space = Space(epochs=Whole(4, 16), mixup=Off(0.5, Uniform(0, 0.9)))
     runs = space.runs(7, 3, points)
     found = [(r.lr, r.weight_decay, r.epochs, r.mixup, r.augmentation, r.seed) for r in runs]
@@ -186,7 +189,7 @@ def test_every_process_draws_the_same_runs():
     said = {
         subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "src"},
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(SOURCES)},
             capture_output=True,
             text=True,
             check=True,

@@ -112,6 +112,7 @@ def test_optuna_takes_every_run_of_the_presets(tmp_path, name):
         assert trial.params.items() <= asdict(run).items()
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_optuna_ranks_what_matters(tmp_path):
     study = open_study(tmp_path, SPACE.runs(0, 40))
     for number, run in enumerate(SPACE.runs(0, 40)):

@@ -12,7 +12,7 @@ from ladle.errors import MissingExtra
 
 @contextmanager
 def quiet_optuna() -> Iterator[Any]:
-    """The module, without log lines and without remarks on its experimental parts.
+    """The module, without log lines and warnings.
 
     It is imported here, late, for it takes a second; and what a program that uses ladle has set
     up for its own studies stays as it is.
@@ -26,6 +26,7 @@ def quiet_optuna() -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", module=r"optuna\.")
             yield optuna
     finally:
         optuna.logging.set_verbosity(before)

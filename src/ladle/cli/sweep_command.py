@@ -27,8 +27,16 @@ from ladle.errors import BadInput
 )
 @click.option(
     "--space",
-    type=click.Path(path_type=Path),
-    help="A .toml file: lr = {log_uniform = [1e-5, 1e-4]}, epochs = {choice = [2, 3]}, ...",
+    metavar="NAME|FILE",
+    help="paper-vision, paper-text, or a .toml file: lr = {log_uniform = [1e-5, 1e-4]}, "
+    "epochs = {choice = [2, 3]}, mixup = {uniform = [0, 0.9], off = 0.5}, ...",
+)
+@click.option(
+    "--points",
+    type=click.Choice(["random", "sobol", "grid"]),
+    default="random",
+    show_default=True,
+    help="How the runs cover the space; a grid needs lists of values.",
 )
 @options.skip_corrupt
 @options.dry_run
@@ -39,7 +47,8 @@ def command(
     task: str,
     runs: int,
     output: Path,
-    space: Path | None,
+    space: str | None,
+    points: str,
     skip_corrupt: bool,
     dry_run: bool,
     seed: int,
@@ -47,23 +56,24 @@ def command(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Fine-tune ingredients from one base: linear probe first, then random search.
+    """Fine-tune ingredients from one base: linear probe first, then a search.
 
     Finished runs are kept: the same command continues an interrupted sweep, and extends one when
     --runs is larger.
     """
     from ladle.evaluate import find_device
-    from ladle.sweep import Space, space_of, sweep
+    from ladle.sweep import Space, run_name, space_of, sweep
     from ladle.tasks import Trainable, load_task
 
     found = load_task(task, skip_corrupt=skip_corrupt)
     screen.remark_all(getattr(found, "remarks", ()))
     if not isinstance(found, Trainable):
         raise BadInput(f"task {found.name} can be evaluated but not trained on; see docs/tasks.md")
-    drawn_from = space_of(found) if space is None else Space.read(space)
+    drawn_from = space_of(found) if space is None else Space.named_or_read(space)
     if dry_run:
         drawn = [
-            {"name": f"run-{n:03d}", "run": asdict(drawn_from.draw(seed, n))} for n in range(runs)
+            {"name": run_name(number), "run": asdict(run)}
+            for number, run in enumerate(drawn_from.runs(seed, runs, points))
         ]
         if as_json:
             screen.print_json({"output": str(output), "dry_run": True, "runs": drawn})
@@ -77,6 +87,7 @@ def command(
             runs=runs,
             space=drawn_from,
             seed=seed,
+            points=points,
             device=find_device(device),
             on_step=on_step,
         )
@@ -93,17 +104,24 @@ def command(
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:
-    """The runs and their hyper-parameters."""
-    names = [name for name in records[0]["run"] if name != "seed"]
+    """The runs, their losses, and the hyper-parameters in which they differ."""
+    runs: list[Mapping[str, Any]] = [record["run"] for record in records]
+    names = [key for key in runs[0] if key != "seed" and len({run[key] for run in runs}) > 1]
     trained = "training_loss" in records[0]
     screen.print_table(
         ["", *names, *(["loss"] if trained else [])],
         [
             [
                 record["name"],
-                *("-" if (v := record["run"][name]) is None else f"{v:.3g}" for name in names),
+                *(_short(record["run"][name]) for name in names),
                 *([f"{record['training_loss'][-1]:.4f}"] if trained else []),
             ]
             for record in records
         ],
     )
+
+
+def _short(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.3g}"

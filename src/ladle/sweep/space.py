@@ -6,18 +6,29 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ladle.errors import BadInput
+from ladle.sweep.distributions import Choice, Constant, Distribution, Uniform, from_toml
+from ladle.sweep.points import draw
+from ladle.wording import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+PRESETS = {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.toml"))}
+"""Spaces that come with ladle, by name; their files say where they are from."""
+
+
+def run_name(number: int) -> str:
+    """What run `number` of a sweep and its folder are called, counted from 0."""
+    return f"run-{number:04d}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Run:
     augmentation: float | str
     """From 0 (none) to 1 (the task's strongest), or a policy by a name that the task knows."""
     mixup: float
-    """α of the Beta distribution that pairs of examples are mixed by (Zhang et al., 2018); 0: no."""
+    """α of the Beta distribution that pairs of examples mix by (Zhang et al., 2018); 0: no."""
     cutmix: float
     """The same for a rectangle out of another image (Yun et al., 2019); 0: no."""
     layer_decay: float
@@ -59,89 +70,15 @@ class Run:
     seed: int
 
 
-class Distribution(Protocol):
-    """Where one hyper-parameter comes from."""
+class Limits(Protocol):
+    """Which values a hyper-parameter may have, and in words (`str`) for errors."""
 
-    def draw(self, generator: np.random.Generator) -> object: ...
-
-    @property
-    def extremes(self) -> tuple[object, ...]:
-        """Values that lie within a key's limits only if all that can be drawn do."""
-        ...
-
-    @property
-    def toml(self) -> object:
-        """What `Space.from_table` reads this from."""
-        ...
+    def __contains__(self, value: object) -> bool: ...
 
 
 @dataclass(frozen=True)
-class Constant:
-    """Always the same value."""
-
-    value: object
-
-    def draw(self, generator: np.random.Generator) -> object:
-        return self.value
-
-    @property
-    def extremes(self) -> tuple[object, ...]:
-        return (self.value,)
-
-    @property
-    def toml(self) -> object:
-        return self.value
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of these, each as likely."""
-
-    options: tuple[object, ...]
-
-    def draw(self, generator: np.random.Generator) -> object:
-        return self.options[int(generator.integers(len(self.options)))]
-
-    @property
-    def extremes(self) -> tuple[object, ...]:
-        return self.options
-
-    @property
-    def toml(self) -> object:
-        return {"choice": list(self.options)}
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Between two numbers, uniformly, or with `log` uniformly in the logarithm.
-
-    Drawn values have three significant digits, so that what people read is what was run.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-
-    def draw(self, generator: np.random.Generator) -> object:
-        share = float(generator.random())
-        if self.log:
-            value = math.exp(math.log(self.low) * (1 - share) + math.log(self.high) * share)
-        else:
-            value = self.low * (1 - share) + self.high * share
-        return min(max(float(f"{value:.3g}"), self.low), self.high)
-
-    @property
-    def extremes(self) -> tuple[object, ...]:
-        return self.low, self.high
-
-    @property
-    def toml(self) -> object:
-        return {"log_uniform" if self.log else "uniform": [self.low, self.high]}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Which values a hyper-parameter may have."""
+class Numbers:
+    """Numbers in a range."""
 
     low: float
     high: float = math.inf
@@ -166,22 +103,49 @@ class Limits:
         return f"{'whole numbers' if self.whole else 'numbers'} {start}"
 
 
-_SHARE = Limits(0, 1, high_allowed=False)
-LIMITS = {
-    "lr": Limits(0, low_allowed=False),
-    "weight_decay": Limits(0),
-    "epochs": Limits(1, whole=True),
-    "batch_size": Limits(1, whole=True),
+@dataclass(frozen=True)
+class Words:
+    """One of these words."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.words
+
+    def __str__(self) -> str:
+        return "the words " + ", ".join(self.words)
+
+
+@dataclass(frozen=True)
+class OrPolicy:
+    """Some values, or the name of a policy; whether there is such a one, only the task can say."""
+
+    otherwise: Limits
+
+    def __contains__(self, value: object) -> bool:
+        return (isinstance(value, str) and value.strip() != "") or value in self.otherwise
+
+    def __str__(self) -> str:
+        return f"{self.otherwise}, and names of the task's policies"
+
+
+_SHARE = Numbers(0, 1, high_allowed=False)
+LIMITS: Mapping[str, Limits] = {
+    "lr": Numbers(0, low_allowed=False),
+    "weight_decay": Numbers(0),
+    "epochs": Numbers(1, whole=True),
+    "batch_size": Numbers(1, whole=True),
     "label_smoothing": _SHARE,
-    "dropout": Limits(0, 1, high_allowed=False, none_allowed=True),
-    "augmentation": Limits(0, 1),
-    "mixup": Limits(0),
-    "cutmix": Limits(0),
-    "layer_decay": Limits(0, 1, low_allowed=False),
-    "warm_up": Limits(0),
-    "clip": Limits(0, low_allowed=False, none_allowed=True),
-    "accumulate": Limits(1, whole=True),
-    "sam": Limits(0),
+    "dropout": Numbers(0, 1, high_allowed=False, none_allowed=True),
+    "augmentation": OrPolicy(Numbers(0, 1)),
+    "mixup": Numbers(0),
+    "cutmix": Numbers(0),
+    "layer_decay": Numbers(0, 1, low_allowed=False),
+    "warm_up": Numbers(0),
+    "schedule": Words(("cosine", "linear", "constant")),
+    "clip": Numbers(0, low_allowed=False, none_allowed=True),
+    "accumulate": Numbers(1, whole=True),
+    "sam": Numbers(0),
 }
 
 
@@ -212,22 +176,15 @@ class Space:
     def from_table(cls, table: Mapping[str, object], source: str = "the space") -> Space:
         """The space a TOML table describes; keys that it lacks keep their defaults.
 
-        A value is a number, or {uniform = [low, high]}, {log_uniform = [low, high]} or
-        {choice = [...]}. `source` names the table in errors.
+        A value is a number or a word, or {uniform = [low, high]}, {log_uniform = [low, high]} or
+        {choice = [...]}, each also with off = SHARE: the value is 0 in that share of the runs.
+        With like = NAME, keys that the table lacks are those of a preset. `source` names the
+        table in errors.
         """
-        given = {}
-        for key, value in table.items():
-            if key not in LIMITS:
-                raise BadInput(
-                    f"{source} has the key {key!r}; {_nearest(key, LIMITS)} "
-                    f"(the keys are {', '.join(LIMITS)})"
-                )
-            distribution = _distribution(value, f"{key} in {source}")
-            wrong = [value for value in distribution.extremes if value not in LIMITS[key]]
-            if wrong:
-                raise BadInput(f"{key} in {source} can be {wrong[0]!r}; it takes {LIMITS[key]}")
-            given[key] = distribution
-        return cls(**given)
+        given = dict(table)
+        start = _preset(given.pop("like"), source) if "like" in given else cls()
+        changes = {key: _checked(key, value, source) for key, value in given.items()}
+        return replace(start, **changes)
 
     @classmethod
     def read(cls, path: str | Path) -> Space:
@@ -242,41 +199,65 @@ class Space:
             raise BadInput(f"{path} is not TOML: {error}") from error
         return cls.from_table(table, str(path))
 
+    @classmethod
+    def named_or_read(cls, text: str) -> Space:
+        """The preset of this name, or the space of this TOML file."""
+        if text in PRESETS:
+            return cls.read(PRESETS[text])
+        path = Path(text)
+        if path.suffix != ".toml" and not path.exists():
+            raise BadInput(
+                f"there is no space {text!r}{nearest(text, PRESETS)}; or name a .toml file"
+            )
+        return cls.read(path)
+
     def to_table(self) -> dict[str, object]:
         """What `from_table` reads this space from; None stands for the model's own dropout."""
-        return {field.name: getattr(self, field.name).toml for field in fields(self)}
+        return {key: distribution.toml for key, distribution in self.distributions.items()}
 
-    def draw(self, seed: int, number: int) -> Run:
-        """Run `number` of the sweep with this seed, the same however many runs there are."""
-        generator = np.random.default_rng((seed, number))
-        values = {field.name: getattr(self, field.name).draw(generator) for field in fields(self)}
-        return Run(**values, seed=int(generator.integers(2**31)))
+    @property
+    def distributions(self) -> dict[str, Distribution]:
+        """By the name of the hyper-parameter, in order."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def runs(self, seed: int, count: int, points: str = "random") -> list[Run]:
+        """The first `count` runs of the sweep with this seed, on any machine, in any session.
+
+        Run i is the same however many there are. `points` is how they cover the space: "random"ly,
+        along a scrambled "sobol" sequence, or through a "grid" of all combinations in random order.
+        Random draws of one hyper-parameter stay what they are when another becomes constant.
+
+        Raises:
+            BadInput: there is no grid, or it has fewer combinations; the seed is negative.
+            MissingExtra: Optuna is not installed, or SciPy, which Sobol sequences need.
+        """
+        if seed < 0:
+            raise BadInput(f"a sweep's seed is a whole number at least 0, not {seed}")
+        drawn = draw(self.distributions, seed, count, points)
+        return [
+            # Its own generator, so that what a run does never depends on what is drawn beside it.
+            Run(**values, seed=int(np.random.default_rng((seed, number)).integers(2**31)))
+            for number, values in enumerate(drawn)
+        ]
 
 
-def _distribution(value: object, where: str) -> Distribution:
-    if not isinstance(value, Mapping):
-        return Constant(value)
-    kinds = ("uniform", "log_uniform", "choice")
-    if len(value) != 1 or next(iter(value)) not in kinds:
+def _preset(name: object, source: str) -> Space:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise BadInput(f"{source} is like {name!r}{nearest(str(name), PRESETS)}; name a preset")
+    return Space.read(PRESETS[name])
+
+
+def _checked(key: str, value: object, source: str) -> Distribution:
+    if key not in LIMITS:
+        (near,) = difflib.get_close_matches(key, LIMITS, n=1, cutoff=0.0)
         raise BadInput(
-            f"{where} is {dict(value)!r}; write a number, or one of "
-            + ", ".join(f"{{{kind} = [...]}}" for kind in kinds)
+            f"{source} has the key {key!r}; did you mean {near!r}? "
+            f"(the keys are {', '.join(LIMITS)})"
         )
-    ((kind, options),) = value.items()
-    if not isinstance(options, list | tuple) or not options:
-        raise BadInput(f"{where} has the {kind} {options!r}; write a list of values")
-    if kind == "choice":
-        return Choice(tuple(options))
-    numbers = [x for x in options if isinstance(x, int | float) and not isinstance(x, bool)]
-    least = math.ulp(0.0) if kind == "log_uniform" else -math.inf
-    if len(numbers) != 2 or len(options) != 2 or not least <= numbers[0] <= numbers[1] < math.inf:
-        raise BadInput(
-            f"{where} has the {kind} {list(options)!r}; write [low, high], two numbers in order"
-            + (", both above 0" if kind == "log_uniform" else "")
-        )
-    return Uniform(float(numbers[0]), float(numbers[1]), log=kind == "log_uniform")
-
-
-def _nearest(key: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"did you mean {near[0]!r}?"
+    limits = LIMITS[key]
+    whole = isinstance(limits, Numbers) and limits.whole
+    distribution = from_toml(value, f"{key} in {source}", whole=whole)
+    wrong = [value for value in distribution.extremes if value not in limits]
+    if wrong:
+        raise BadInput(f"{key} in {source} can be {wrong[0]!r}; it takes {limits}")
+    return distribution

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from ladle.tasks.base import (
     Advance,
+    Augmenting,
     Differentiable,
     Drawn,
+    Mixable,
     PredictsSome,
     Split,
     Task,
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "Advance",
+    "Augmenting",
     "Differentiable",
     "Drawn",
     "ImageClassification",
+    "Mixable",
     "PredictsSome",
     "Split",
     "Task",

@@ -190,11 +190,12 @@ class Trainable(Task, Protocol):
         ...
 
     def batches(
-        self, *, batch_size: int, augmentation: float, generator: torch.Generator
+        self, *, batch_size: int, augmentation: float | str, generator: torch.Generator
     ) -> Iterator[tuple[Any, Tensor]]:
         """One epoch of the training split in random order, as (inputs, labels) on the CPU.
 
-        `augmentation` goes from 0 (none) to 1 (the strongest this task offers).
+        `augmentation` goes from 0 (none) to 1 (the strongest this task offers). A task that is
+        `Augmenting` may know some by name too; others are never given a string.
         """
         ...
 
@@ -208,4 +209,31 @@ class Trainable(Task, Protocol):
 
     def save(self, model: nn.Module, folder: Any) -> None:
         """Write the model to an existing empty folder, in the format its own library loads."""
+        ...
+
+
+@runtime_checkable
+class Augmenting(Protocol):
+    """What a task may offer beyond `Trainable`: to judge augmentations before a sweep begins."""
+
+    def check_augmentation(self, augmentation: float | str) -> None:
+        """Nothing, at little cost, for an augmentation that `batches` takes.
+
+        Raises:
+            BadInput: it takes no such augmentation, with what to write instead.
+        """
+        ...
+
+
+@runtime_checkable
+class Mixable(Protocol):
+    """What a task may offer beyond `Trainable`: examples that can be mixed, as images can.
+
+    It promises that inputs from `batches` are one floating-point tensor (B, 3, H, W), and labels
+    whole numbers (B,).
+    """
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes that logits and labels are of."""
         ...

@@ -194,13 +194,15 @@ class TextClassification:
             yield self._logits(model, inputs, device).float().cpu().numpy()
 
     def batches(
-        self, *, batch_size: int, augmentation: float, generator: torch.Generator
+        self, *, batch_size: int, augmentation: float | str, generator: torch.Generator
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """One epoch of the training split; augmentation drops up to 30 % of the words' tokens.
 
         Texts of like length share a batch. With frozen layers, the inputs are what these say, so
         they suit only models whose frozen tensors are the folder's, as those of `build` are.
         """
+        self.check_augmentation(augmentation)
+        strength = float(augmentation)
         split = next((s for s in self.splits.values() if s.role == "train"), None)
         if split is None:
             raise BadTask(f"task {self.name} has no split with the role train; add one")
@@ -209,9 +211,17 @@ class TextClassification:
         states = self._states_of(split.name)
         for batch in tokens.shuffled(batch_size, generator):
             rows = [tokens.rows(i) for i in batch.tolist()]
-            if augmentation:
-                rows = [without_some(x, augmentation, generator, tokens.special) for x in rows]
+            if strength:
+                rows = [without_some(x, strength, generator, tokens.special) for x in rows]
             yield self._inputs(tokens, states, rows), labels[batch]
+
+    def check_augmentation(self, augmentation: float | str) -> None:
+        """Raise `BadInput` for one that is no number from 0 to 1: texts have no policies."""
+        if isinstance(augmentation, str) or not 0 <= augmentation <= 1:
+            raise BadInput(
+                f"augmentation is {augmentation!r}, but the examples of task {self.name} are "
+                "texts; give a number from 0 to 1"
+            )
 
     def labelled(
         self, model: nn.Module, split: str, batches: Sequence[ExampleNumbers]

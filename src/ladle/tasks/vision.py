@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from ladle.errors import BadInput, BadTask
 from ladle.predictions import Array, ExampleNumbers, Metric, accuracy
 from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.vision_augmentation import augment_of
 from ladle.tasks.vision_clip import TEMPLATES, Prompts
 from ladle.tasks.vision_models import Architecture, Builder
 from ladle.tasks.vision_pictures import (
@@ -162,15 +163,15 @@ class ImageClassification:
         return not any(parameter.startswith(f"{path}.") for path in self._frozen)
 
     def batches(
-        self, *, batch_size: int, augmentation: float, generator: torch.Generator
+        self, *, batch_size: int, augmentation: float | str, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of (images, labels) in random order; the last batch may be smaller.
 
         `augmentation` above 0 applies two random operations of RandAugment to each image; their
-        strength grows with it. They follow from `generator`, however many workers there are.
+        strength grows with it. A string is `trivial` or a policy as timm writes it, `rand-m9-n2`
+        for one. They follow from `generator`, however many workers there are.
         """
-        if not 0 <= augmentation <= 1:
-            raise BadInput(f"augmentation is {augmentation}; give a number from 0 to 1")
+        augment = augment_of(augmentation, self.preprocessing)
         training = [part for part in self._examples.values() if part.role == "train"]
         if not training:
             raise BadTask(f"task {self.name} has no train split; give one split the role train")
@@ -180,12 +181,21 @@ class ImageClassification:
         pictures = Pictures(
             training[0].images,
             self.preprocessing.resize(),
-            augmentation,
+            augment,
             seed,
             border=training[0].border,
         )
         for chosen, images in self._in_batches(pictures, torch.split(order, batch_size)):
             yield images, labels[chosen]
+
+    def check_augmentation(self, augmentation: float | str) -> None:
+        """Raise `BadInput` where `batches` would, for an augmentation that there is none of."""
+        augment_of(augmentation, self.preprocessing)
+
+    @property
+    def class_count(self) -> int:
+        """How many classes there are; images can be mixed: see `Mixable`."""
+        return len(self.label_names)
 
     def labelled(
         self, model: nn.Module, split: str, batches: Sequence[ExampleNumbers]

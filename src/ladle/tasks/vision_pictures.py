@@ -47,9 +47,6 @@ Result = TypeVar("Result")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-STRONGEST_MAGNITUDE = 20
-"""RandAugment's magnitude, of 30, at augmentation 1: the largest in the paper's sweeps."""
-
 
 def class_folders(path: Path) -> list[str]:
     """The names of the folders in a tree `path/CLASS/**/IMAGE`, sorted.
@@ -150,13 +147,13 @@ class Preprocessing:
 class Pictures:
     """Images for a PyTorch data loader, which asks for whole batches, uint8 (B, 3, size, size).
 
-    With an `augmentation` above 0, each goes through two random operations of RandAugment, which
-    depend on `seed` and the image's index alone. None of them flips: that would change a digit.
+    Each goes through `augment`, if there is one, with a seed that depends on `seed` and the
+    image's index alone.
     """
 
     images: Images
     resize: Callable[[Tensor], Tensor]
-    augmentation: float = 0.0
+    augment: Callable[[Tensor, int], Tensor] | None = None
     seed: int = 0
     border: int = 0
     """Pixels that each image loses on every side before anything else."""
@@ -174,10 +171,12 @@ class Pictures:
             files = _encoded(self.images)
             read = _in_threads(lambda k: self.resize(self._read(files, indices[k])), len(indices))
             resized = torch.stack(read)
-        if self.augmentation == 0:
+        if self.augment is None:
             return resized
+        # A seed for every image makes the result independent of the order, the batches and the
+        # number of workers.
         pairs = zip(resized, indices, strict=True)
-        return torch.stack([self._augmented(image, index) for image, index in pairs])
+        return torch.stack([self.augment(image, self.seed + index) for image, index in pairs])
 
     def _read(self, files: Encoded, index: int) -> Tensor:
         pixels = torch.from_numpy(_read_image(files, index)).permute(2, 0, 1)
@@ -191,17 +190,6 @@ class Pictures:
             raise BadInput(f"{what}: {width} x {height} pixels are all border; repair or remove it")
         inner = slice(self.border, -self.border)
         return pixels[..., inner, inner]
-
-    def _augmented(self, image: Tensor, index: int) -> Tensor:
-        transforms = imported("torchvision.transforms.v2")
-        magnitude = round(STRONGEST_MAGNITUDE * self.augmentation)
-        # torchvision draws from the generator of the process. Seeding it for every image makes
-        # the result independent of the order, the batches and the number of workers.
-        # torch.manual_seed would also queue a call for each GPU, and is slow for that.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed + index)
-            augmented: Tensor = transforms.RandAugment(2, magnitude)(image)
-        return augmented
 
 
 def hashed_examples(images: Images, labels: Labels) -> tuple[str, npt.NDArray[np.uint64]]:

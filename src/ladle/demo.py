@@ -39,12 +39,12 @@ def demonstrate(
     seed: int,
     device: str,
     watch: Watch,
-    stages: Callable[[], Any],
+    watch_sweep: Callable[[], Any],
     tell: Callable[[str], None],
 ) -> Demonstration:
     """A sweep in `output/sweep` and a greedy soup of it in `output/soup`.
 
-    What is already there is kept, so a second call finds everything done. `stages` opens a
+    What is already there is kept, so a second call finds everything done. `watch_sweep` opens a
     context that gives an `OnStep`.
 
     Raises:
@@ -60,7 +60,7 @@ def demonstrate(
 
     tell(f"$ ladle sweep --task {name} --runs {RUNS} --seed {seed} --output {made}")
     on_step: OnStep
-    with stages() as on_step:
+    with watch_sweep() as on_step:
         runs = sweep(task, made, runs=RUNS, seed=seed, device=find_device(device), on_step=on_step)
     tell(f"$ ladle cook {made} --task {name} --seed {seed} --output {soup}")
     pool = open_pool(runs)

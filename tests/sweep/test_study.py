@@ -75,7 +75,7 @@ def test_optuna_reads_what_ran_and_what_it_scored(tmp_path):
         assert trial.number == number
         assert trial.params == {key: getattr(run, key) for key in keys}
         assert trial.user_attrs["run"] == asdict(run)
-        assert trial.user_attrs["folder"] == f"run-00{number}"
+        assert trial.user_attrs["folder"] == f"run-000{number}"
     assert found.trials[0].intermediate_values == {10: 0.25, 20: 0.375}
     assert found.trials[2].user_attrs["failed"] == "the loss was nan in step 3"
     assert found.trials[0].datetime_complete is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ladle.cli import evaluations, options, screen, sweep_command, tastings
+from ladle.cli import evaluations, options, screen, sweep_command, sweep_progress, tastings
 
 
 @click.command("demo")
@@ -31,7 +31,7 @@ def command(task: str, output: Path, seed: int, device: str, as_json: bool, debu
         seed=seed,
         device=device,
         watch=screen.watching,
-        stages=screen.stages,
+        watch_sweep=sweep_progress.watching,
         tell=screen.remark,
     )
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ladle.files import as_json
@@ -133,33 +133,6 @@ def watching(text: str, total: int, *, unit: str = "examples") -> Iterator[Advan
 def watching_bytes(text: str, nbytes: int) -> AbstractContextManager[Advance]:
     """The same for bytes."""
     return watching(text, nbytes, unit="bytes")
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress of several pieces of work in turn: called with a name, steps done, steps in all.
-
-    A bar per piece on a terminal, otherwise a line when one begins.
-    """
-    current: list[str] = []
-    with ExitStack() as stack:
-        done_so_far = 0
-        advance: Advance = no_advance
-
-        def on_step(name: str, done: int, total: int) -> None:
-            nonlocal advance, done_so_far
-            if current != [name]:
-                stack.close()
-                current[:] = [name]
-                done_so_far = 0
-                if sys.stderr.isatty():
-                    advance = stack.enter_context(watching(name, total, unit="steps"))
-                else:
-                    remark(f"{name}: {total} steps")
-            advance(done - done_so_far)
-            done_so_far = done
-
-        yield on_step
 
 
 def no_advance(count: int) -> None:

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ladle.cli import options, screen
+from ladle.cli import options, screen, sweep_progress
 from ladle.errors import BadInput
+
+if TYPE_CHECKING:
+    from ladle.sweep import Head
 
 
 @click.command("sweep")
@@ -38,6 +41,27 @@ from ladle.errors import BadInput
     show_default=True,
     help="How the runs cover the space; a grid needs lists of values.",
 )
+@click.option(
+    "--head",
+    type=click.Choice(["probe", "as-is"]),
+    default="probe",
+    show_default=True,
+    help="Fit the final layer before the runs begin, or keep what the model came with.",
+)
+@click.option(
+    "--save-every", type=click.IntRange(1), metavar="N", help="Keep a checkpoint each N steps."
+)
+@click.option(
+    "--score-every", type=click.IntRange(1), metavar="N", help="Score on held-out each N steps."
+)
+@click.option(
+    "--ema", type=float, multiple=True, metavar="DECAY", help="Keep an EMA too; may be repeated."
+)
+@click.option(
+    "--swa", type=float, default=0.0, metavar="PART", help="Keep the mean of the last steps too."
+)
+@click.option("--amp", is_flag=True, help="Train in bfloat16 where PyTorch's autocast does.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier command.")
 @options.skip_corrupt
 @options.dry_run
 @options.seed
@@ -49,6 +73,13 @@ def command(
     output: Path,
     space: str | None,
     points: str,
+    head: Head,
+    save_every: int | None,
+    score_every: int | None,
+    ema: tuple[float, ...],
+    swa: float,
+    amp: bool,
+    retry_failed: bool,
     skip_corrupt: bool,
     dry_run: bool,
     seed: int,
@@ -58,13 +89,14 @@ def command(
 ) -> None:
     """Fine-tune ingredients from one base: linear probe first, then a search.
 
-    Finished runs are kept: the same command continues an interrupted sweep, and extends one when
-    --runs is larger.
+    The same command continues an interrupted sweep from its last steps, and extends one when --runs
+    is larger. On several GPUs: accelerate launch -m ladle sweep ...
     """
     from ladle.evaluate import find_device
-    from ladle.sweep import Space, run_name, space_of, sweep
+    from ladle.sweep import Keeping, Space, run_name, space_of, sweep
     from ladle.tasks import Trainable, load_task
 
+    keeping = Keeping(save_every, score_every, ema, swa)
     found = load_task(task, skip_corrupt=skip_corrupt)
     screen.remark_all(getattr(found, "remarks", ()))
     if not isinstance(found, Trainable):
@@ -80,7 +112,7 @@ def command(
         else:
             show(drawn)
         return
-    with screen.stages() as on_step:
+    with sweep_progress.watching() as on_step:
         folders = sweep(
             found,
             output,
@@ -89,13 +121,17 @@ def command(
             seed=seed,
             points=points,
             device=find_device(device),
+            head=head,
+            keeping=keeping,
+            amp=amp,
+            retry_failed=retry_failed,
             on_step=on_step,
         )
     records = [json.loads((folder / "run.json").read_text("utf-8")) for folder in folders]
     if len(records) < runs:
-        screen.remark(f"{runs - len(records)} of {runs} runs diverged; their run.json says how")
+        screen.remark(f"{runs - len(records)} of {runs} runs failed; their run.json says how")
     if not records:
-        raise BadInput(f"every run of {output} diverged; lower lr in the space, in another folder")
+        raise BadInput(f"every run of {output} failed; change the space, and use another folder")
     if as_json:
         screen.print_json({"output": str(output), "runs": records})
         return
@@ -104,17 +140,21 @@ def command(
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:
-    """The runs, their losses, and the hyper-parameters in which they differ."""
+    """The runs, their scores, and the hyper-parameters in which they differ."""
     runs: list[Mapping[str, Any]] = [record["run"] for record in records]
     names = [key for key in runs[0] if key != "seed" and len({run[key] for run in runs}) > 1]
-    trained = "training_loss" in records[0]
+    made = [record["scores"][-1] for record in records if "scores" in record]
     screen.print_table(
-        ["", *names, *(["loss"] if trained else [])],
+        ["", *names, *(["loss", made[0]["split"]] if made else [])],
         [
             [
                 record["name"],
                 *(_short(record["run"][name]) for name in names),
-                *([f"{record['training_loss'][-1]:.4f}"] if trained else []),
+                *(
+                    [f"{record['training_loss'][-1]:.4f}", f"{record['scores'][-1]['value']:.4f}"]
+                    if made
+                    else []
+                ),
             ]
             for record in records
         ],

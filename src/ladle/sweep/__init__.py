@@ -1,7 +1,7 @@
 """Sweeps: the fine-tunings that make ingredients."""
 
 from ladle.sweep.distributions import Choice, Constant, Off, Uniform, Whole
-from ladle.sweep.keeping import Keeping
+from ladle.sweep.keeping import Head, Keeping
 from ladle.sweep.run import OnStep, Progress, no_step, space_of, sweep
 from ladle.sweep.space import PRESETS, Run, Space, run_name
 from ladle.sweep.study import Study
@@ -10,6 +10,7 @@ __all__ = [
     "PRESETS",
     "Choice",
     "Constant",
+    "Head",
     "Keeping",
     "Off",
     "OnStep",

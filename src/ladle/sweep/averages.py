@@ -59,8 +59,9 @@ class Averages:
             average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             made.every.append(Average(f"ema-{decay:g}", average, 0, made._copies()))
         if swa:
+            average = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
             first = steps - max(1, round(swa * steps))
-            made.every.append(Average("swa", get_swa_multi_avg_fn(), first, made._copies()))
+            made.every.append(Average("swa", average, first, made._copies()))
         return made
 
     def step(self, number: int) -> None:

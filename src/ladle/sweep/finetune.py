@@ -188,7 +188,8 @@ class FineTuning:
         whole = torch.zeros((), device=self.accelerator.device)
         for number, part in enumerate(parts, 1):
             inputs, labels, share = self._share(part)
-            inputs, labels = self._mix(inputs, labels)
+            if self._mix is not None:
+                inputs, labels = self._mix(inputs, labels)
             # Gradients of all processes are averaged once, when the last part is added.
             is_last = number == len(parts)
             with nullcontext() if is_last else self.accelerator.no_sync(self._forward):

@@ -12,7 +12,7 @@ from ladle.checkpoint import holds_weights
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.sweep.keeping import Head, Keeping
 from ladle.sweep.records import BASE, RUN_RECORD, claim, read_record
-from ladle.sweep.space import Run, Space, run_name
+from ladle.sweep.space import Space, run_name
 from ladle.tasks.held_out import write_list
 
 if TYPE_CHECKING:

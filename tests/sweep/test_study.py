@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -242,6 +243,20 @@ def test_a_lock_that_a_killed_process_left_is_taken(tmp_path, monkeypatch):
     assert states(folder)[0] == "COMPLETE"
 
 
+def test_a_lock_that_is_lost_on_a_slow_disk_stops_nothing(tmp_path, monkeypatch):
+    study = open_study(tmp_path)
+    study.started(0)
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        fsync(descriptor)
+        (tmp_path / "optuna.journal.lock").unlink()  # as another does who has waited too long
+
+    monkeypatch.setattr(os, "fsync", slow)
+    study.finished(0, 0.5)
+    assert states(tmp_path)[0] == "COMPLETE"
+
+
 TESTS = Path(__file__).parents[1]
 WORKER = f"""
 import sys
@@ -250,7 +265,7 @@ sys.path.insert(0, {str(TESTS)!r})
 from sweep.test_study import RUNS, open_study
 print("ready", flush=True)
 study = open_study(Path(sys.argv[1]))
-for number in range(len(RUNS)):
+for number in range(int(sys.argv[3]), len(RUNS), int(sys.argv[4])):
     study.started(number)
     for step in range(20):
         study.report(number, step, step / 8)
@@ -261,15 +276,32 @@ while sys.argv[2] == "endless":
 """
 
 
+def worker(folder: Path, mode: str, first: int, stride: int) -> subprocess.Popen[str]:
+    given = [str(folder), mode, str(first), str(stride)]
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, *given], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_tell_of_their_runs_at_the_same_time(tmp_path):
+    open_study(tmp_path)
+    both = [worker(tmp_path, "once", first, 2) for first in (0, 1)]
+    for process in both:
+        process.communicate()
+        assert process.returncode == 0
+    found = plain(tmp_path).trials
+    assert [trial.value for trial in found] == [number / 8 for number in range(len(RUNS))]
+    assert all(trial.intermediate_values[19] == 19 / 8 for trial in found)
+
+
 @pytest.mark.slow
 def test_no_kill_costs_more_than_the_line_under_way(tmp_path):
     moments = np.random.default_rng(0).uniform(0, 0.15, 15)
     told: set[int] = set()
     for moment in (*moments, None):
         mode = "endless" if moment is not None else "once"
-        process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), mode], stdout=subprocess.PIPE, text=True
-        )
+        process = worker(tmp_path, mode, 0, 1)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         if moment is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from ladle.sweep.quiet_optuna import quiet_optuna
 from ladle.sweep.space import Run, Space, run_name
 
 JOURNAL = "optuna.journal"
-# Writing a line takes milliseconds. A lock this old is of a process that was killed over it; Optuna
-# then takes it, by default after 30.
+# Writing a line takes milliseconds, so a lock this old is of a process that was killed over it.
+# Optuna then takes it, by default after 30.
 _LOCK_SECONDS = 3
 
 
@@ -39,8 +40,8 @@ class Study:
     ) -> None:
         """The study `name` in `folder`, begun, continued or extended to `runs`.
 
-        What a killed process left unfinished goes on as it was. Opened by one process at a time;
-        others may read it meanwhile, and workers may report to a study that was opened before.
+        What a killed process left unfinished goes on as it was. One process opens it first; then
+        others may open it too, for the same runs, and tell of them at the same time.
 
         Raises:
             BadInput: the journal there is damaged, or has trials that are not of these runs.
@@ -129,11 +130,29 @@ class Study:
         return trial
 
 
+@dataclass(frozen=True)
+class _Lock:
+    """One of Optuna's locks, but if it was taken from us meanwhile, on a slow disk, so be it.
+
+    Lines are written whole and at the end, with or without a lock; what it keeps apart for certain
+    are writing and the mending of a torn line.
+    """
+
+    lock: Any
+
+    def acquire(self) -> bool:
+        return bool(self.lock.acquire())
+
+    def release(self) -> None:
+        with suppress(RuntimeError):
+            self.lock.release()
+
+
 def _open_journal(optuna: Any, path: Path) -> Any:
     journal = optuna.storages.journal
     # Of Optuna's two locks the one that is a plain file. The other is a link to the journal, and
     # where a process was killed over it and the path was relative, waiting for it never ends.
-    lock = journal.JournalFileOpenLock(str(path), grace_period=_LOCK_SECONDS)
+    lock = _Lock(journal.JournalFileOpenLock(str(path), grace_period=_LOCK_SECONDS))
     backend = journal.JournalFileBackend(str(path), lock_obj=lock)
     lock.acquire()
     try:

@@ -38,7 +38,7 @@ def sweeps(draw: st.DrawFn, dtype: torch.dtype, *, exponents: int) -> list[State
     """State dicts whose numbers differ by up to so many powers of two."""
     n = draw(st.integers(1, 7))
     number = st.builds(
-        lambda significand, exponent: math.ldexp(significand, exponent),
+        math.ldexp,
         st.floats(-2, 2, width=16, allow_subnormal=False),
         st.integers(-exponents, 0),
     )
@@ -152,7 +152,7 @@ def test_integers_that_differ_need_a_policy(policy: Any, wanted: int) -> None:
     states = [{"steps": torch.tensor(n)} for n in (4, 9, 2)]
     assert int(running(*states, integers=policy).state_dict()["steps"]) == wanted
     soup = running(states[0])
-    with pytest.raises(LayoutMismatch, match="'steps' is int64, .* state dict 2"):
+    with pytest.raises(LayoutMismatch, match=r"'steps' is int64, .* state dict 2"):
         soup.add(states[1])
 
 
@@ -198,7 +198,7 @@ def test_into_a_file(tmp_path: Path, name: str) -> None:
     soup.save(path, overwrite=True)
     reread = ladle.uniform(ladle.open(path)).state_dict()
     assert same_bits(reread, soup.state_dict())
-    with pytest.raises(BadInput, match="end in .safetensors"):
+    with pytest.raises(BadInput, match=r"end in .safetensors"):
         soup.save(tmp_path / "mean.onnx")
 
 
@@ -286,5 +286,5 @@ def test_nothing_has_no_mean(tmp_path: Path) -> None:
 
 def test_a_sum_too_large_for_float64_is_an_error() -> None:
     largest = {"w": torch.tensor([torch.finfo(torch.float64).max], dtype=torch.float64)}
-    with pytest.raises(NonFiniteTensor, match="the sum of 2 state dicts .*'w'"):
+    with pytest.raises(NonFiniteTensor, match=r"the sum of 2 state dicts .*'w'"):
         running(largest, largest).state_dict()

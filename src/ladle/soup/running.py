@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ladle.checkpoint import Bytes, Layout, MemoryCheckpoint, TensorSpec
-from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE, promote
-from ladle.checkpoint.write import safetensors_file, torch_file
+from ladle.checkpoint.dtypes import AVERAGED, promote
+from ladle.checkpoint.memory import check_whole
+from ladle.checkpoint.write import Plain, safetensors_file, torch_file
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.files import new_file, refuse_existing
 from ladle.merge import Ingredients, Policy, Quotient, RunningSums, Sink, stream
@@ -75,8 +75,7 @@ class RunningSoup:
             raise BadInput(
                 f"a state dict's weight is a number above 0, not {weight:g}; leave it out"
             )
-        for name, value in state_dict.items():
-            _check(name, value)
+        check_whole(state_dict)
         who = f"state dict {self._count + 1}"
         checkpoint = MemoryCheckpoint(Path(who), state_dict)
         layout = self._common(checkpoint.layout, who)
@@ -131,7 +130,7 @@ class RunningSoup:
         refuse_existing(path, overwrite=overwrite, is_file=True, is_ours=True)
         layout = self._layout
         with new_file(path, nbytes=layout.nbytes) as part:
-            said = _Said({"state_dicts": str(self._count)})
+            said = Plain({"state_dicts": str(self._count)})
             writing = (
                 safetensors_file(part, layout, said)
                 if path.suffix == ".safetensors"
@@ -237,38 +236,6 @@ class RunningSoup:
                     flat = torch.from_numpy(self._fixed[name])
                     found[name].view(-1).view(torch.uint8)[:] = flat
         return found
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What a header says that is known from the start: see `Metadata`."""
-
-    said: Mapping[str, str]
-
-    def placeholder(self) -> Mapping[str, str]:
-        return self.said
-
-    def final(self) -> Mapping[str, str]:
-        return self.said
-
-
-def _check(name: str, value: object) -> None:
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        raise BadInput(f"{name!r} is a {type(value).__name__} and no tensor; leave it out")
-    if hasattr(value, "placements") or hasattr(value, "local_shards"):
-        raise BadInput(
-            f"{name!r} is sharded over several processes; gather the full state dict first, as "
-            "torch.distributed.checkpoint.state_dict.get_model_state_dict does with full_state_dict"
-        )
-    if value.is_meta:
-        raise BadInput(f"{name!r} is on the meta device and has no values; load the weights first")
-    dtype = str(value.dtype).removeprefix("torch.")
-    if dtype not in ITEMSIZE or value.layout != torch.strided:
-        raise BadInput(
-            f"{name!r} is a {value.layout} tensor of {dtype}, which ladle cannot average"
-        )
 
 
 def _copied(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

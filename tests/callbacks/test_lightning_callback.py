@@ -29,6 +29,7 @@ from tiny import bert
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about small trainings
 
+HERE = Path(__file__).parent
 LADLE = Path(sys.executable).with_name("ladle")
 
 SCORE = """
@@ -292,3 +293,33 @@ def test_both_names_of_the_library_work_alone(tmp_path: Path, library: str, othe
     assert done.returncode == 0, done.stderr
     versions = json.loads((tmp_path / "sweep" / "run-0000" / "run.json").read_text())["versions"]
     assert library.partition(".")[0].replace("_", "-") in versions
+
+
+TWO_PROCESSES = """
+import sys
+sys.path[:0] = {paths!r}
+from test_lightning_callback import Classifier, LightningIngredients, Path, rows, trainer
+out = Path(sys.argv[1])
+callback = LightningIngredients(out / "sweep", every=2)
+one = trainer(out, callback, strategy="ddp", devices=2)
+one.fit(Classifier(), rows(), rows())
+print(f"steps {{one.global_step}} of {{one.world_size}}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_writes(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES.format(paths=[str(HERE), str(HERE.parent)]))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, tmp_path],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("steps 4 of 2") == 2
+    assert sorted(p.name for p in (tmp_path / "sweep").iterdir()) == [
+        "base", "run-0000", "sweep.json",
+    ]  # fmt: skip
+    run = tmp_path / "sweep" / "run-0000"
+    assert json.loads((run / "run.json").read_text())["run"]["batch_size"] == 16
+    assert len(list((run / "steps").iterdir())) == 2

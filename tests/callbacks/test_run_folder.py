@@ -126,6 +126,43 @@ def test_a_live_state_is_written_as_it_is(tmp_path: Path) -> None:
         write_state(state | {"extra": {}}, tmp_path)  # type: ignore[dict-item]
 
 
+KILLED = """
+import os, signal, sys
+import torch
+from safetensors.torch import save_file
+from ladle.callbacks.folder import RunFolder
+
+def write(folder):
+    save_file({"w": torch.zeros(3)}, folder / "model.safetensors")
+
+def write_and_die(folder):
+    write(folder)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+run = RunFolder(sys.argv[1])
+if sys.argv[2] == "base":
+    run.start(write_and_die)
+run.start(write)
+run.finish(write_and_die, run={}, step=1, scores=[], libraries=[])
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [("base", {"run-0000.part"}), ("end", {"base", "run-0000.part", "sweep.json"})],
+)
+def test_killed_while_it_writes_it_leaves_no_half_model(
+    tmp_path: Path, moment: str, left: set[str]
+) -> None:
+    arguments = [sys.executable, "-c", KILLED, tmp_path, moment]
+    assert subprocess.run(arguments, check=False).returncode == -9
+    assert {path.name for path in tmp_path.iterdir()} == left
+    # What is there is in nobody's way.
+    run = RunFolder(tmp_path)
+    run.start(lambda folder: save_file({"w": torch.zeros(3)}, folder / "model.safetensors"))
+    assert finish(run, 1).name == "run-0001"
+
+
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
     torch.distributed.init_process_group(
@@ -166,7 +203,6 @@ from ladle.callbacks import {wanted}
         (["transformers"], "TrainerIngredients", "pip install 'ladle[text]'"),
         (["lightning", "pytorch_lightning"], "LightningIngredients", "pip install 'ladle[lightn"),
         (["lightning", "pytorch_lightning"], "TrainerIngredients", None),
-        (["transformers"], "LightningIngredients", None),
     ],
 )
 @pytest.mark.slow

@@ -410,9 +410,10 @@ def test_of_two_processes_one_writes(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(DISTRIBUTED.format(paths=[str(HERE), str(HERE.parent)]))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
          script, tmp_path],
-        capture_output=True, text=True, check=False, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("steps 6 of 2") == 2
@@ -458,7 +459,7 @@ def test_the_demos_pretrained_model(tmp_path: Path) -> None:
 
     def loaded(seed: int) -> Any:
         torch.manual_seed(seed)
-        return transformers.AutoModelForSequenceClassification.from_pretrained(MINILM)
+        return transformers.AutoModelForSequenceClassification.from_pretrained(MINILM, num_labels=3)
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
     for seed in (0, 0):

@@ -20,7 +20,7 @@ _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 def _library() -> Any:
     """The one that was imported, if one was: a callback has to be of the Trainer's own library."""
-    imported = [name for name in _NAMES if name in sys.modules]
+    imported = [name for name in _NAMES if sys.modules.get(name)]
     installed = [name for name in _NAMES if find_spec(name.partition(".")[0])]
     for name in [*imported, *installed]:
         return importlib.import_module(name)

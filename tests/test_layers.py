@@ -13,7 +13,7 @@ LAYERS = [
     ["demo"],
     ["cook", "checks"],
     ["report"],
-    ["evaluate", "sweep", "recipes"],  # side by side; none imports another
+    ["callbacks", "evaluate", "sweep", "recipes"],  # side by side; none imports another
     ["soup", "tasks"],
     ["merge", "runs"],
     ["checkpoint", "predictions"],

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ladle.report import write_report as write_report
     from ladle.runs import Choice as Choice
     from ladle.soup import Pool as Pool
+    from ladle.soup import RunningSoup as RunningSoup
     from ladle.soup import Soup as Soup
     from ladle.soup import Tasting as Tasting
     from ladle.soup import open_pool as open  # noqa: F401
@@ -46,6 +47,7 @@ _HOMES = {
     "Metric": "predictions",
     "Pool": "soup",
     "Predictions": "predictions",
+    "RunningSoup": "soup",
     "Soup": "soup",
     "Task": "tasks",
     "Tasting": "soup",

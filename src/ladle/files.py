@@ -151,10 +151,7 @@ def publish_folder(path: Path) -> None:
     one has another name, and the next command that writes here brings it back.
     """
     part, old = part_of(path), _old(path)
-    for file in sorted(part.rglob("*")):
-        if file.is_file():
-            _sync(file)
-    _sync(part)
+    _sync_all(part)
     if os.path.lexists(path):
         path.rename(old)
     try:
@@ -166,6 +163,19 @@ def publish_folder(path: Path) -> None:
     (path / _CLAIM).unlink(missing_ok=True)
     _sync(path.parent)
     _remove(old)
+
+
+def publish_new_folder(part: Path, path: Path) -> bool:
+    """Make a finished folder become `path`, unless something is there; tells whether it did."""
+    _sync_all(part)
+    try:
+        part.rename(path)
+    except OSError:
+        if not os.path.lexists(path):
+            raise
+        return False
+    _sync(path.parent)
+    return True
 
 
 def check_room(folder: Path, nbytes: int) -> None:
@@ -234,6 +244,13 @@ def _remove(old: Path) -> None:
     # The mark first: a folder without it was being removed, and is not brought back.
     (old / _MARK).unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_all(folder: Path) -> None:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            _sync(file)
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:

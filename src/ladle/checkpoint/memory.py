@@ -13,6 +13,7 @@ import numpy as np
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
+from ladle.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,3 +74,29 @@ class MemoryCheckpoint:
             digest.update(f"{name} {spec}\n".encode())
             digest.update(values.data)
         return digest.hexdigest()
+
+
+def check_whole(state: Mapping[str, object]) -> None:
+    """Check that the values of a live state dict are tensors, with all of their numbers here.
+
+    Raises:
+        BadInput: one is not.
+    """
+    import torch
+
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise BadInput(f"{name!r} is a {type(value).__name__} and no tensor; leave it out")
+        if hasattr(value, "placements") or hasattr(value, "local_shards"):
+            raise BadInput(
+                f"{name!r} is sharded over several processes; gather the full state dict first, "
+                "with get_model_state_dict of torch.distributed.checkpoint.state_dict"
+            )
+        if value.is_meta:
+            raise BadInput(f"{name!r} is on the meta device and has no values; load them first")
+        dtype = str(value.dtype).removeprefix("torch.")
+        if dtype not in ITEMSIZE or value.layout != torch.strided:
+            raise BadInput(
+                f"{name!r} is a {value.layout} tensor of {dtype}, which ladle knows nothing of; "
+                "make it a dense one"
+            )

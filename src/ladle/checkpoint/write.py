@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -83,6 +84,19 @@ class Metadata(Protocol):
     def final(self) -> Mapping[str, str]:
         """What is to be written, when they are."""
         ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What a header says that is known from the start: see `Metadata`."""
+
+    said: Mapping[str, str] = field(default_factory=dict)
+
+    def placeholder(self) -> Mapping[str, str]:
+        return self.said
+
+    def final(self) -> Mapping[str, str]:
+        return self.said
 
 
 @contextmanager

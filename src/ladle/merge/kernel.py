@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,40 +14,58 @@ from ladle.checkpoint.numbers import Float32, Float64, Floating
 _LANES = 16
 
 
-def weighted_sum(
-    readings: Iterable[native.Packed], weights: Sequence[float], *, divisor: float, out: Float64
-) -> None:
-    """(Σᵢ wᵢ·xᵢ) / divisor in float64, into `out`.
+@dataclass
+class Sum:
+    """Σᵢ wᵢ·xᵢ in float64, in `total`, which is overwritten by the first addition.
 
     A mean is weights of 1 and a divisor of n, not weights of 1/n: the float64 sum of a few
     16- or 32-bit numbers of like size is exact, and one division rounds it correctly. For 64-bit
     numbers what the additions lose is kept too, so that the mean of copies is the copy.
     """
+
+    total: Float64
     lost: Float64 | None = None
-    product: Float64 | None = None
-    count = 0
-    for count, (weight, numbers) in enumerate(zip(weights, readings, strict=True), start=1):
-        if native.add(out, numbers, weight, starting=count == 1):
-            continue
-        if count == 1 and weight == 1.0:
-            np.copyto(out, numbers)
-        elif count == 1:
-            np.multiply(numbers, weight, out=out, dtype=np.float64)
+    started: bool = False
+    _product: Float64 | None = field(default=None, repr=False)
+
+    def add(self, numbers: native.Packed, weight: float) -> None:
+        """Add weight·numbers."""
+        total, starting = self.total, not self.started
+        self.started = True
+        if native.add(total, numbers, weight, starting=starting):
+            return
+        if starting and weight == 1.0:
+            np.copyto(total, numbers)
+        elif starting:
+            np.multiply(numbers, weight, out=total, dtype=np.float64)
         elif weight != 1.0:
-            product = np.empty_like(out) if product is None else product
-            np.multiply(numbers, weight, out=product, dtype=np.float64)
-            np.add(out, product, out=out)
+            self._product = np.empty_like(total) if self._product is None else self._product
+            np.multiply(numbers, weight, out=self._product, dtype=np.float64)
+            np.add(total, self._product, out=total)
         elif numbers.dtype == np.float64:
-            error = _add_exactly(out, numbers)
-            lost = error if lost is None else np.add(lost, error, out=lost)
+            error = _add_exactly(total, numbers)
+            self.lost = error if self.lost is None else np.add(self.lost, error, out=self.lost)
         else:
-            np.add(out, numbers, out=out)
-    if not count:
+            np.add(total, numbers, out=total)
+
+    def divide(self, divisor: float) -> None:
+        """Make `total` the quotient."""
+        if self.lost is not None and divisor.is_integer() and abs(divisor) < 2**26:
+            self.total[...] = _divided(self.total, self.lost, divisor)
+        elif divisor != 1.0:
+            _divide(self.total, divisor)
+
+
+def weighted_sum(
+    readings: Iterable[native.Packed], weights: Sequence[float], *, divisor: float, out: Float64
+) -> None:
+    """(Σᵢ wᵢ·xᵢ) / divisor in float64, into `out`: see `Sum`."""
+    found = Sum(out)
+    for weight, numbers in zip(weights, readings, strict=True):
+        found.add(numbers, weight)
+    if not found.started:
         raise ValueError("a sum of no tensors has no shape")
-    if lost is not None and divisor.is_integer() and abs(divisor) < 2**26:
-        out[...] = _divided(out, lost, divisor)
-    elif divisor != 1.0:
-        _divide(out, divisor)
+    found.divide(divisor)
 
 
 def inner_product(numbers: native.Packed, slope: Float32) -> float:

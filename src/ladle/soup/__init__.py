@@ -4,6 +4,7 @@ from ladle.merge import Policy
 from ladle.soup.adapter import is_adapter, with_base, without_changes
 from ladle.soup.inputs import Gathered, gather, open_pool
 from ladle.soup.pool import Ingredient, Pool
+from ladle.soup.running import RunningSoup
 from ladle.soup.scoring import (
     Compares,
     Ensembles,
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "Pool",
     "Prepared",
+    "RunningSoup",
     "Soup",
     "Tasting",
     "Verdict",

@@ -222,7 +222,9 @@ def test_a_learning_rate_that_ruins_everything_gives_the_start_back(scattered: l
     assert [tasting.kept for tasting in soup.tastings] == [True, *[False] * 4, True]
 
 
-def test_it_stops_when_the_loss_on_what_was_kept_back_no_longer_falls(scattered: list[Path]) -> None:
+def test_it_stops_when_the_loss_on_what_was_kept_back_no_longer_falls(
+    scattered: list[Path],
+) -> None:
     watched = Watched(Evaluator(Digits()))
     soup = ladle.learned(
         ladle.open(scattered), watched, affine=True, by_layer=True, lr=30.0, epochs=50, patience=3,
@@ -551,7 +553,9 @@ def test_an_interrupted_call_goes_on_to_the_same_soup(
         assert soup.options == wanted.options
 
 
-def test_what_was_done_for_other_options_is_not_taken_up(scattered: list[Path], tmp_path: Path) -> None:
+def test_what_was_done_for_other_options_is_not_taken_up(
+    scattered: list[Path], tmp_path: Path
+) -> None:
     pool = ladle.open(scattered)
     ladle.learned(pool, Evaluator(Digits(), workspace=tmp_path), epochs=2)
     fresh = ladle.learned(pool, Evaluator(Digits()), epochs=2, lr=0.2)
@@ -625,7 +629,9 @@ task = Slow
 
 
 @pytest.mark.slow
-def test_a_killed_cook_goes_on_and_writes_the_same_bytes(scattered: list[Path], tmp_path: Path) -> None:
+def test_a_killed_cook_goes_on_and_writes_the_same_bytes(
+    scattered: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     environment = {
         **os.environ,

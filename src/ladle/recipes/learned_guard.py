@@ -85,7 +85,9 @@ class Guard:
         at = next(
             at
             for at in sorted(judged, key=lambda at: _or_most(judged[at][1]))
-            if passes(soups[at], towards if at == 1 else f"{at:g} of the way to {towards}", judged[at][1])
+            if passes(
+                soups[at], towards if at == 1 else f"{at:g} of the way to {towards}", judged[at][1]
+            )
         )
         pulled = {"towards": towards, "share": at}
         return Guarded(soups[at], *judged[at], tuple(tastings), pulled)

@@ -32,7 +32,7 @@ from ladle.predictions.metrics import mse
 from ladle.recipes import learned_progress
 from ladle.recipes.learned_coefficients import Groups, Hyperplane, Simplex
 from ladle.recipes.learned_soup import held_back
-from ladle.soup import Ingredient, Soup, with_base
+from ladle.soup import Ingredient, Soup, Tasting, with_base
 from ladle.tasks import Split
 
 LADLE = Path(sys.executable).with_name("ladle")
@@ -46,6 +46,23 @@ WAYS = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return make_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def scattered(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six models around a good one, each worse than it: there is something to learn."""
+    folder = tmp_path_factory.mktemp("scattered")
+    mean = ladle.uniform(ladle.open(runs)).state_dict()
+    paths = []
+    for i in range(6):
+        draw = torch.Generator().manual_seed(i)
+        state = {
+            name: value + 0.6 * value.std() * torch.randn(value.shape, generator=draw)
+            for name, value in mean.items()
+        }
+        torch.save(state, folder / f"run-{i}.pt")
+        paths.append(folder / f"run-{i}.pt")
+    return paths
 
 
 class Watched:
@@ -161,6 +178,20 @@ def plain_accuracy(soup: Soup, examples: np.ndarray) -> float:
     return float((logits == task.splits["held-out"].labels[examples]).mean())
 
 
+def everything() -> np.ndarray:
+    return np.arange(len(Digits().splits["held-out"]))
+
+
+def by_examples(soup: Soup) -> tuple[list[Tasting], list[Tasting]]:
+    """The tastings on what was kept back, and those on all held-out examples."""
+    steps = [one for one in soup.tastings if one.examples == 100]
+    return steps, list(soup.tastings[len(steps) :])
+
+
+def loss_of(tasting: Tasting) -> float:
+    return float(tasting.reason.split()[1].rstrip(";"))
+
+
 @pytest.mark.parametrize("start", ["uniform", "greedy"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_it_is_never_worse_than_its_start_on_what_was_kept_back(
@@ -170,28 +201,33 @@ def test_it_is_never_worse_than_its_start_on_what_was_kept_back(
     soup = ladle.learned(pool, evaluator, start=start, lr=0.3, epochs=3, **way)
     _, kept = held_back(Digits().splits["held-out"].labels, 0.2, 0)
     begun = ladle.uniform(pool) if start == "uniform" else ladle.greedy(pool, evaluator)
-    losses = [float(tasting.reason.split()[1]) for tasting in soup.tastings]
-    assert soup.options["kept_back_loss"] == pytest.approx(min(losses), abs=1e-4)
-    assert soup.tastings[0].score == pytest.approx(plain_accuracy(begun, kept))
-    best = [tasting for tasting in soup.tastings if tasting.kept][-1]
-    assert losses[soup.tastings.index(best)] == min(losses)
-    assert best.score == pytest.approx(plain_accuracy(soup, kept))
+    steps, guards = by_examples(soup)
+    assert steps[0].score == pytest.approx(plain_accuracy(begun, kept))
+    best = [tasting for tasting in steps if tasting.kept][-1]
+    assert loss_of(best) == min(map(loss_of, steps))
+    if soup.options["pulled"] is None:
+        assert soup.options["kept_back_loss"] == pytest.approx(loss_of(best), abs=1e-4)
+        assert best.score == pytest.approx(plain_accuracy(soup, kept))
+    assert guards[-1].kept
+    assert guards[-1].score == evaluator(soup) == pytest.approx(plain_accuracy(soup, everything()))
     assert sum(soup.weights) == pytest.approx(1)
 
 
-def test_a_learning_rate_that_ruins_everything_gives_the_start_back(runs: list[Path]) -> None:
-    pool = ladle.open(runs)
+def test_a_learning_rate_that_ruins_everything_gives_the_start_back(scattered: list[Path]) -> None:
+    pool = ladle.open(scattered)
     soup = ladle.learned(pool, Evaluator(Digits()), affine=True, by_layer=True, lr=10.0, epochs=2)
-    assert soup.options["best_step"] == 0
+    assert (soup.options["best_step"], soup.options["pulled"]) == (0, None)
     uniform = ladle.uniform(pool).state_dict()
     assert all(torch.equal(value, uniform[name]) for name, value in soup.state_dict().items())
-    assert [tasting.kept for tasting in soup.tastings] == [True, *[False] * 4]
+    assert [tasting.kept for tasting in soup.tastings] == [True, *[False] * 4, True]
 
 
-def test_it_stops_when_the_loss_on_what_was_kept_back_no_longer_falls(runs: list[Path]) -> None:
+def test_it_stops_when_the_loss_on_what_was_kept_back_no_longer_falls(
+    scattered: list[Path],
+) -> None:
     watched = Watched(Evaluator(Digits()))
     soup = ladle.learned(
-        ladle.open(runs), watched, affine=True, by_layer=True, lr=30.0, epochs=50, patience=3,
+        ladle.open(scattered), watched, affine=True, by_layer=True, lr=30.0, epochs=50, patience=3,
         examples_per_step=100,
     )  # fmt: skip
     steps_per_epoch = 4
@@ -219,8 +255,8 @@ def test_the_start_is_judged_with_the_temperature_that_it_takes(runs: list[Path]
     assert watched.tasted[0] < loss(0.0, kept)
 
 
-def test_the_same_seed_gives_the_same_soup_and_another_one_another(runs: list[Path]) -> None:
-    pool = ladle.open(runs)
+def test_the_same_seed_gives_the_same_soup_and_another_one_another(scattered: list[Path]) -> None:
+    pool = ladle.open(scattered)
     one, same, other = (
         ladle.learned(pool, Evaluator(Digits()), by_layer=True, epochs=2, seed=seed)
         for seed in (3, 3, 4)
@@ -479,20 +515,18 @@ def test_options_that_mean_nothing_are_refused(
         ladle.learned(ladle.open(runs), Evaluator(Digits()), **options)
 
 
-def test_a_loss_that_is_not_finite_is_an_error(runs: list[Path], tmp_path: Path) -> None:
-    for i, state in enumerate(states_of(runs[:2])):
-        torch.save({name: value * 1e25 for name, value in state.items()}, tmp_path / str(i))
+def test_a_loss_that_is_not_finite_is_an_error(runs: list[Path]) -> None:
     with pytest.raises(Diverged, match="stopped being finite"):
-        ladle.learned(ladle.open([tmp_path / "0", tmp_path / "1"]), Evaluator(Digits()))
+        ladle.learned(ladle.open(runs), Evaluator(Digits()), affine=True, lr=1e25)
 
 
 def test_an_interrupted_call_goes_on_to_the_same_soup(
-    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scattered: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever it is interrupted, also right after a step that was judged."""
     monkeypatch.setattr(learned_progress, "_SECONDS", 0.0)
     options = {"by_layer": True, "epochs": 3, "examples_per_step": 100, "start": "greedy"}
-    pool = ladle.open(runs)
+    pool = ladle.open(scattered)
     whole = Watched(Evaluator(Digits()))
     wanted = ladle.learned(pool, whole, **options)
 
@@ -519,8 +553,10 @@ def test_an_interrupted_call_goes_on_to_the_same_soup(
         assert soup.options == wanted.options
 
 
-def test_what_was_done_for_other_options_is_not_taken_up(runs: list[Path], tmp_path: Path) -> None:
-    pool = ladle.open(runs)
+def test_what_was_done_for_other_options_is_not_taken_up(
+    scattered: list[Path], tmp_path: Path
+) -> None:
+    pool = ladle.open(scattered)
     ladle.learned(pool, Evaluator(Digits(), workspace=tmp_path), epochs=2)
     fresh = ladle.learned(pool, Evaluator(Digits()), epochs=2, lr=0.2)
     again = Watched(Evaluator(Digits(), workspace=tmp_path))
@@ -536,10 +572,10 @@ def cook(runs: list[Path], output: Path, *options: str) -> list[str]:
 
 
 def test_the_command_says_that_held_out_scores_are_no_estimates_any_more(
-    runs: list[Path], tmp_path: Path
+    scattered: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "soup"
-    command = cook(runs, out, "--by-layer", "--affine", "--epochs", "2", "--seed", "4")
+    command = cook(scattered, out, "--by-layer", "--affine", "--epochs", "2", "--seed", "4")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     record = json.loads((out / "soup.json").read_text())
     (caveat,) = record["caveats"]
@@ -552,10 +588,10 @@ def test_the_command_says_that_held_out_scores_are_no_estimates_any_more(
     assert {**record["recipe"]["options"], "by": "layer", "affine": True, "epochs": 2} == (
         record["recipe"]["options"]
     )
-    assert record["merge"]["by_tensor"].keys() == states_of(runs)[0].keys()
-    assert "learned soup: 5 of 5 checkpoints" in done.stdout
+    assert record["merge"]["by_tensor"].keys() == states_of(scattered)[0].keys()
+    assert "learned soup: 6 of 6 checkpoints" in done.stdout
     soup = ladle.learned(
-        ladle.open(runs), Evaluator(Digits()), by_layer=True, affine=True, epochs=2, seed=4
+        ladle.open(scattered), Evaluator(Digits()), by_layer=True, affine=True, epochs=2, seed=4
     )
     from safetensors.torch import load_file
 
@@ -593,7 +629,9 @@ task = Slow
 
 
 @pytest.mark.slow
-def test_a_killed_cook_goes_on_and_writes_the_same_bytes(runs: list[Path], tmp_path: Path) -> None:
+def test_a_killed_cook_goes_on_and_writes_the_same_bytes(
+    scattered: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     environment = {
         **os.environ,
@@ -602,7 +640,7 @@ def test_a_killed_cook_goes_on_and_writes_the_same_bytes(runs: list[Path], tmp_p
     options = ("--by-layer", "--epochs", "3", "--examples-per-step", "50")
 
     def command(name: str) -> list[str]:
-        slow = cook(runs, tmp_path / name, *options)
+        slow = cook(scattered, tmp_path / name, *options)
         slow[slow.index(TASK)] = f"{tmp_path / 'slow.py'}:task"
         return slow
 
@@ -654,8 +692,8 @@ class Wide:
             yield torch.ones(len(batch), 3000), torch.from_numpy(self.labels[batch])
     def logits(self, model, inputs):
         return model(inputs)
-    def predict(self, *given, **more):
-        raise AssertionError
+    def predict(self, model, split, **given):
+        return model(torch.ones(100, 3000)).numpy()
 
 ladle.learned(ladle.open(sys.argv[1:]), ladle.Evaluator(Wide()), by_layer=True, epochs=1)
 status = Path("/proc/self/status").read_text()
@@ -678,6 +716,6 @@ def test_twelve_ingredients_take_no_more_memory_than_four(tmp_path: Path) -> Non
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     few, many = peak(paths[:4]), peak(paths)
-    assert many - few < 20
+    assert many - few < 36  # Not one of the eight that are more.
     for path in paths:
         Path(path).unlink()

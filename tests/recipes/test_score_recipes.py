@@ -229,7 +229,7 @@ def test_groups_count_alike_however_many_are_in_them() -> None:
     # The groups' means are 2 and 10.
     assert weight(soup) == 6.0
     assert soup.weights == (1 / 6, 1 / 6, 1 / 6, 0.5)
-    assert [one.candidate for one in soup.tastings] == ["lr=0.1", "lr=0.2", "lr=0.2"]
+    assert [one.candidate for one in soup.tastings[4:]] == ["lr=0.1", "lr=0.2", "lr=0.2"]
     assert soup.tastings[-1].members == ("run0", "run1", "run2", "run3")
 
 
@@ -271,7 +271,7 @@ def test_greedy_soups_of_greedy_soups_are_no_worse_than_the_best_single(
 def test_one_record_may_say_1_where_another_says_1_0() -> None:
     pool = with_facts(toy_pool(1.0, 2.0, 3.0), facts(1), facts(1.0), facts("adamw"))
     soup = hierarchical(pool, near(2.0), group_by="lr", within="uniform")
-    assert [one.candidate for one in soup.tastings[:2]] == ["lr=1", "lr=adamw"]
+    assert [one.candidate for one in soup.tastings[3:5]] == ["lr=1", "lr=adamw"]
 
 
 @pytest.mark.parametrize(
@@ -417,6 +417,60 @@ def test_a_decay_is_what_its_weights_stand_for(values: list[float]) -> None:
 def test_what_is_no_window_is_refused(facts: list[Facts], options: dict, sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence):
         window(with_facts(toy_pool(1.0, 2.0), *facts), **options)
+
+
+# --- no worse than the best single ---------------------------------------------------------------
+
+NO_WORSE = {
+    "greedy": ("greedy", {}),
+    "greedy, again": ("greedy", {"with_replacement": True}),
+    "best": ("best", {}),
+    "top-k": ("top-k", {}),
+    "pruned": ("pruned", {}),
+    "hierarchical": ("hierarchical", {"group_by": "lr"}),
+    "hierarchical, uniform": ("hierarchical", {"group_by": "lr", "within": "uniform"}),
+    "wise-ft": ("wise-ft", {"base": base()}),
+    "wise-ft to uniform": ("wise-ft", {"base": base(), "towards": "uniform"}),
+    "wise-ft to best": ("wise-ft", {"base": base(), "towards": "best"}),
+}
+"""What chooses by scores, without being told what to take; screened and learned have their own."""
+
+
+@pytest.mark.parametrize("way", NO_WORSE)
+@given(seed=seeds, n=sizes, strict=st.booleans(), nan=st.sampled_from([0.0, 0.3]))
+def test_what_looks_at_held_out_is_there_no_worse_than_the_best_single(
+    way: str, seed: int, n: int, strict: bool, nan: float
+) -> None:
+    name, options = NO_WORSE[way]
+    takes_strict = "strict" in inspect.signature(RECIPES[name]).parameters
+    options = {**options, **({"strict": strict} if takes_strict else {})}
+    pool, evaluate = told(n), table(seed, nan=nan)
+    try:
+        soup = RECIPES[name](pool, evaluate, **options)
+    except BadScore:
+        return
+    known = [score for score in map(evaluate, singles(pool)) if not math.isnan(score)]
+    assert evaluate(soup) >= max(known)
+    last = [one for one in soup.tastings if one.kept][-1]
+    assert (sorted(last.members), last.score) == (sorted(soup.members), evaluate(soup))
+
+
+def test_where_all_groups_or_all_of_a_line_are_worse_the_best_single_is_the_result() -> None:
+    def evaluate(soup: Soup) -> float:
+        return 2.0 if soup.members == ("run1",) else 1.0
+
+    for soup, what in (
+        (hierarchical(told(4), evaluate, group_by="lr", within="uniform"), "this soup"),
+        (wise_ft(told(4), evaluate, base=base(), towards="uniform"), "all of the line"),
+    ):
+        assert soup.members == ("run1",)
+        assert soup.tastings[-1].reason == f"the best alone is better than {what}"
+        assert soup.tastings[-1].margin == 1.0
+    line = wise_ft(told(4), evaluate, base=base(), towards="uniform")
+    assert line.options["alpha"] is None
+    assert len(line.beside) == 11
+    given = wise_ft(told(4), evaluate, base=base(), towards="uniform", alpha=0.5)
+    assert len(given.members) == 5  # As was asked for.
 
 
 # --- all of them ---------------------------------------------------------------------------------

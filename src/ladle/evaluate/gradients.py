@@ -56,8 +56,9 @@ class Batch:
 class HeldOutGradients:
     """Losses of soups of one pool on held-out examples, and their slopes in the weights.
 
-    There is one model, whose weights are merged in place; only the tensors that differ between the
-    ingredients are ever merged again, and only those have slopes.
+    Among a soup's ingredients may be soups of the pool. There is one model, whose weights are
+    merged in place; only the tensors that differ between the ingredients are ever merged again, and
+    only those have slopes.
     """
 
     def __init__(self, evaluator: Evaluator, pool: Pool, *, integers: Policy = "equal") -> None:
@@ -84,7 +85,7 @@ class HeldOutGradients:
             self._model = self._arithmetic.laid_out(task.build().to(self._device).eval())
         start = uniform_soup(pool, integers=integers)
         start.load_into(self._model)
-        self._loaded: Merge = start.merge
+        self._loaded: tuple[Pool, Merge] = (pool, start.merge)
         self._merged = differing([one.checkpoint for one in pool], list(pool.layout.tensors))
         self.tensors = self._learnable(start.names_in(self._model))
 
@@ -178,9 +179,10 @@ class HeldOutGradients:
         return torch.cat(said), torch.cat(labels)
 
     def _load(self, soup: Soup) -> None:
-        if soup.merge != self._loaded:
+        pool, merge = self._loaded
+        if soup.pool is not pool or soup.merge != merge:
             soup.load_into(self._model, only=self._merged)
-            self._loaded = soup.merge
+            self._loaded = (soup.pool, soup.merge)
 
     def _labelled(self, parts: Sequence[ExampleNumbers]) -> Iterator[tuple[Any, Tensor]]:
         yield from self._task.labelled(self._model, self.split, parts)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ladle.errors import BadInput
 from ladle.recipes.greedy_soup import greedy, grow
 from ladle.recipes.portions import Portion, single, soup_of, together
-from ladle.recipes.tasting import Map, one_by_one
+from ladle.recipes.tasting import Map, one_by_one, rather_alone, taste_singles
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting
 from ladle.wording import closest, some
 
@@ -31,7 +31,7 @@ def hierarchical(
 
     The result is one weighted average of the ingredients: in it a group counts as one, however
     many of it were kept. With greedy soups within, it is on held-out data no worse than the best
-    single.
+    single; with uniform soups within, the best single is the result where it is better.
 
     Args:
         group_by: the name of a hyper-parameter that every ingredient's record has.
@@ -42,9 +42,13 @@ def hierarchical(
         BadInput: an ingredient does not tell this hyper-parameter.
         BadScore: no ingredient, or no soup of a group, has a finite score.
     """
+    groups = _groups(pool, group_by)
     tastings: list[Tasting] = []
     portions: list[Portion] = []
-    for value, members in _groups(pool, group_by).items():
+    ranking: list[int] = []
+    if within == "uniform":
+        tastings, ranking = taste_singles(pool, evaluate, map=map, integers=integers)
+    for value, members in groups.items():
         name = f"{group_by}={value}"
         if within == "uniform":
             portions.append(together(name, [single(pool, i) for i in members]))
@@ -59,12 +63,18 @@ def hierarchical(
         kept = [single(pool, places[member]) for member in one.members]
         portions.append(together(name, kept))
     made = grow(pool, portions, evaluate, strict=strict, integers=integers)
-    soup = soup_of(pool, made.portion, integers=integers)
+    tastings += made.tastings
+    portion = made.portion
+    if ranking:  # Greedy soups within begin with the best of their groups.
+        better = rather_alone(tastings[ranking[0]], made.score, "this soup")
+        if better:
+            tastings.append(better)
+            portion = single(pool, ranking[0])
     return replace(
-        soup,
+        soup_of(pool, portion, integers=integers),
         recipe="hierarchical",
         options={"group_by": group_by, "within": within, "strict": strict},
-        tastings=(*tastings, *made.tastings),
+        tastings=tuple(tastings),
     )
 
 

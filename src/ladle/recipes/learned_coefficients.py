@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,77 @@ class Hyperplane:
     def slope(self, free: Float64, slope: Float64) -> Float64:
         found: Float64 = (slope - slope.mean(axis=1, keepdims=True)) / free.shape[1]
         return found
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Some of the ingredients, learned while the soup so far stands for the others.
+
+    After MEHL-Soup+ (see `Hyperplane`), whose centre is the soup so far too. Its coefficients are
+    known, so the weights that are learned among it and the `members`, places in the pool, are
+    weights of all: with a the column of the soup, w = a·centre, and what the members have beside.
+    Where all are members, nothing stands for others, and the coefficients are the pool's own.
+
+    `centre` (G, k) are the coefficients when the turn began.
+    """
+
+    members: tuple[int, ...]
+    centre: Float64
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there are others; if so, column 0 is the soup so far."""
+        return len(self.members) < len(self.centre[0])
+
+    def start(self) -> Float64:
+        """The centre in the columns of this turn, (G, c)."""
+        if not self.is_partial:
+            return self.centre
+        found = np.zeros((len(self.centre), 1 + len(self.members)))
+        found[:, 0] = 1
+        return found
+
+    def whole(self, shares: Float64) -> Float64:
+        """(G, k) from coefficients in the columns of this turn, (G, c)."""
+        if not self.is_partial:
+            return shares
+        found: Float64 = shares[:, :1] * self.centre
+        found[:, list(self.members)] += shares[:, 1:]
+        return found
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Whose turn it is: batches of `at_a_time` of k ingredients, in a new order in every pass.
+
+    A pass takes about as long as an epoch of `steps`. If it is everybody's turn, that never ends.
+    """
+
+    k: int
+    at_a_time: int
+    steps: int
+    seed: int
+
+    @property
+    def count(self) -> int:
+        """Turns in a pass."""
+        return math.ceil(self.k / self.at_a_time)
+
+    def begins(self, step: int) -> bool:
+        """Whether a turn begins with this step, counted from 0."""
+        return step % self._length == 0 if self.count > 1 else step == 0
+
+    def members(self, step: int) -> tuple[int, ...]:
+        """The places of those whose turn it is."""
+        if self.count == 1:
+            return tuple(range(self.k))
+        number, turn = divmod(step // self._length, self.count)
+        order = np.random.default_rng([self.seed, number, 1]).permutation(self.k)
+        return tuple(sorted(int(i) for i in np.array_split(order, self.count)[turn]))
+
+    @property
+    def _length(self) -> int:
+        return max(1, self.steps // self.count)
 
 
 def _key(name: str, by: By) -> str:

@@ -28,7 +28,10 @@ class Slope(Protocol):
 
 
 class Gradients(Protocol):
-    """Losses of soups of one pool on held-out examples: see `ladle.evaluate.gradients`."""
+    """Losses of soups of one pool on held-out examples: see `ladle.evaluate.gradients`.
+
+    Soups of the pool may be ingredients, too.
+    """
 
     @property
     def split(self) -> str:

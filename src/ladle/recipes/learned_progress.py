@@ -13,6 +13,7 @@ import numpy as np
 
 from ladle.checkpoint.numbers import Float64
 from ladle.files import new_file
+from ladle.recipes.learned_coefficients import Turn
 from ladle.soup import Tasting
 
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8
@@ -21,25 +22,36 @@ _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8
 _SECONDS = 1.0
 """Between two times that the file is written."""
 
+_ARRAYS = ("values", "first", "second", "centre", "best")
+
 
 @dataclass(frozen=True)
 class Best:
-    """The step with the lowest loss on the examples kept back; step 0 is the start."""
+    """The step with the lowest loss on the examples kept back; step 0 is the start.
+
+    `shares` (G, k) are its coefficients, `factor` is what its logits were multiplied by.
+    """
 
     step: int
     loss: float
-    score: float
-    values: Float64
+    factor: float
+    shares: Float64
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After `step` steps: the values that are learned, (n,), and Adam's means of their slopes."""
+    """After `step` steps: the values that are learned, (n,), and Adam's means of their slopes.
+
+    The values are of the `turn` that began with the step `since`: in another one they mean
+    something else, so the means are new then.
+    """
 
     values: Float64
     first: Float64
     second: Float64
     best: Best
+    turn: Turn
+    since: int = 0
     step: int = 0
     tastings: tuple[Tasting, ...] = ()
     losses: tuple[float, ...] = field(default=())
@@ -47,7 +59,7 @@ class Progress:
 
     def stepped(self, slope: Float64, loss: float, rate: float) -> Progress:
         """After one more step of Adam (Kingma and Ba, 2015), without weight decay."""
-        step = self.step + 1
+        step = self.step + 1 - self.since
         first = _FIRST * self.first + (1 - _FIRST) * slope
         second = _SECOND * self.second + (1 - _SECOND) * slope**2
         size = np.sqrt(second / (1 - _SECOND**step)) + _EPSILON
@@ -57,9 +69,14 @@ class Progress:
             values=values,
             first=first,
             second=second,
-            step=step,
+            step=self.step + 1,
             losses=(*self.losses, loss),
         )
+
+    def turned(self, turn: Turn, values: Float64) -> Progress:
+        """With the values that the next turn begins with."""
+        none = np.zeros_like(values)
+        return replace(self, turn=turn, values=values, first=none, second=none, since=self.step)
 
 
 class Notebook:
@@ -80,7 +97,7 @@ class Notebook:
             return None
         with np.load(self._file, allow_pickle=False) as kept:
             about = json.loads(str(kept["about"]))
-            arrays = {name: kept[name] for name in ("values", "first", "second", "best")}
+            arrays = {name: kept[name] for name in _ARRAYS}
         if about.pop("identity") != self._identity:
             return None
         tastings = (
@@ -90,7 +107,9 @@ class Notebook:
             values=arrays["values"],
             first=arrays["first"],
             second=arrays["second"],
-            best=Best(**about["best"], values=arrays["best"]),
+            best=Best(**about["best"], shares=arrays["best"]),
+            turn=Turn(tuple(about["members"]), arrays["centre"]),
+            since=about["since"],
             step=about["step"],
             tastings=tuple(tastings),
             losses=tuple(about["losses"]),
@@ -103,7 +122,9 @@ class Notebook:
         best = progress.best
         about = {
             "identity": self._identity,
-            "best": {"step": best.step, "loss": best.loss, "score": best.score},
+            "best": {"step": best.step, "loss": best.loss, "factor": best.factor},
+            "members": progress.turn.members,
+            "since": progress.since,
             "step": progress.step,
             "tastings": [asdict(one) for one in progress.tastings],
             "losses": progress.losses,
@@ -115,6 +136,7 @@ class Notebook:
                 values=progress.values,
                 first=progress.first,
                 second=progress.second,
-                best=best.values,
+                centre=progress.turn.centre,
+                best=best.shares,
             )
         self._written = time.monotonic()

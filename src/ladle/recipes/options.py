@@ -59,6 +59,12 @@ OPTIONS: Mapping[str, Option] = {
     "epochs": Option("over the held-out examples, at most", int, least=1, metavar="N"),
     "lr": Option("the learning rate", float, least=0, metavar="RATE"),
     "examples_per_step": Option("held-out examples in a step", int, least=1, metavar="N"),
+    "ingredients_per_step": Option(
+        "how many checkpoints take part in a step, by turns, with --affine; default all",
+        int,
+        least=1,
+        metavar="N",
+    ),
     "kept_back": Option(
         "the part of the held-out examples that steps are judged by",
         float,

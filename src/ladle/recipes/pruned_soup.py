@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ladle.recipes.tasting import Map, one_by_one, taste_singles
+from ladle.recipes.tasting import Map, one_by_one, rather_alone, taste_singles
 from ladle.recipes.trial import try_out
 from ladle.soup import Evaluate, Policy, Pool, Soup, uniform_soup
 
@@ -52,12 +52,9 @@ def pruned(
             needed.add(i)
             if tasting.kept:
                 left, score, needed = others, tasting.score, set()
-    best = ranking[0]
-    alone = tastings[best]
-    if alone.score is not None and (score is None or alone.score > score):
-        reason = f"the best alone is better than the soup of {len(left)}"
-        margin = None if score is None else alone.score - score
-        tastings.append(replace(alone, kept=True, reason=reason, margin=margin))
-        left = [best]
+    better = rather_alone(tastings[ranking[0]], score, f"the soup of {len(left)}")
+    if better:
+        tastings.append(better)
+        left = [ranking[0]]
     soup = uniform_soup(pool.subset(left), integers=integers)
     return replace(soup, recipe="pruned", options={"strict": strict}, tastings=tuple(tastings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from ladle.errors import BadScore
@@ -57,3 +58,15 @@ def taste_singles(
             f"none of the {len(pool)} ingredients has a finite score; check the evaluation"
         )
     return tastings, sorted(ranked, key=lambda i: -(scores[i] or 0.0))
+
+
+def rather_alone(alone: Tasting, score: float | None, what: str) -> Tasting | None:
+    """The tasting of the best ingredient, kept, if it is better than `what`, of this score.
+
+    Every recipe that chooses by scores ends with something that is no worse than that ingredient.
+    """
+    if alone.score is None or (score is not None and alone.score <= score):
+        return None
+    reason = f"the best alone is better than {what}"
+    margin = None if score is None else alone.score - score
+    return replace(alone, kept=True, reason=reason, margin=margin)

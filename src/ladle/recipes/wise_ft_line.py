@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
@@ -11,10 +12,10 @@ from ladle.recipes.base import with_start
 from ladle.recipes.best_single import best
 from ladle.recipes.greedy_soup import greedy
 from ladle.recipes.portions import Portion, soup_of
-from ladle.recipes.tasting import Map, one_by_one
+from ladle.recipes.tasting import Map, one_by_one, rather_alone, taste_singles
 from ladle.recipes.trial import weighed
 from ladle.recipes.uniform_soup import uniform
-from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting
+from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting, uniform_soup
 
 Towards = Literal["greedy", "uniform", "best"]
 
@@ -34,8 +35,9 @@ def wise_ft(
     """Go from the base towards a soup or the best single: (1 - α)·base + α·model.
 
     The points α = 0, 0.1, ..., 1 are tasted, and the best of them is taken; of equals, the one
-    nearest the base, for near it models hold better under distribution shift. The whole line is in
-    `Soup.beside`, to be judged on all data. Costs 11 evaluations more than what the line leads to.
+    nearest the base, for near it models hold better under distribution shift. On the line to the
+    uniform soup all may be worse than the best single, which is the result then. `Soup.beside` has
+    the whole line, to be judged on all data. Costs 11 evaluations more than what the line leads to.
 
     Args:
         base: the checkpoint that the ingredients were fine-tuned from.
@@ -48,9 +50,12 @@ def wise_ft(
         LayoutMismatch: the base has other tensors than the ingredients.
     """
     everything = with_start(pool, base)
-    first: tuple[Tasting, ...] = ()
+    first: Sequence[Tasting] = ()
+    ranking: list[int] = []
     if towards == "uniform":
         end = uniform(pool, integers=integers)
+        if alpha is None:
+            first, ranking = taste_singles(pool, evaluate, map=map, integers=integers)
     else:
         recipe = greedy if towards == "greedy" else best
         end = recipe(pool, evaluate, map=map, integers=integers)
@@ -78,12 +83,18 @@ def wise_ft(
         if tasting.kept:
             chosen, so_far = i, tasting.score
         tastings.append(tasting)
-    if chosen is None:
+    better = rather_alone(first[ranking[0]], so_far, "all of the line") if ranking else None
+    if better:
+        found, taken = uniform_soup(pool.subset(ranking[:1]), integers=integers), None
+        tastings.append(better)
+    elif chosen is not None:
+        found, taken = soups[chosen], float(coefficients[chosen])
+    else:
         raise BadScore("no point between base and model has a finite score; check the evaluation")
     return replace(
-        soups[chosen],
+        found,
         recipe="wise-ft",
-        options={"towards": towards, "alpha": float(coefficients[chosen])},
+        options={"towards": towards, "alpha": taken},
         tastings=(*first, *tastings),
         beside={f"α = {float(at):g}": soup for at, soup in zip(coefficients, soups, strict=True)},
     )

@@ -141,7 +141,8 @@ _HOW = {
     "greedy": "Each candidate was added to what had been kept so far and the result was tasted on "
     "the held-out set.",
     "learned": "The weights were learned on a part of the held-out set; now and then they were "
-    "tasted on the rest of it, and those with the lowest loss there were kept.",
+    "tasted on the rest of it, and those with the lowest loss there were kept. At last the soup "
+    "was measured on all of the set, where it has to be no worse than the best single model.",
 }
 """How the candidates of a recipe came about."""
 

@@ -201,15 +201,24 @@ def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
         open_study(tmp_path)
 
 
-def test_bookkeeping_says_nothing(tmp_path, capfd):
-    for _ in range(2):
-        study = open_study(tmp_path)
-        study.started(0)
-        study.report(0, 1, 0.5)
-        study.report(0, 1, 0.5)
-        study.finished(0, 0.5)
-        study.failed(1, "no")
-    assert capfd.readouterr() == ("", "")
+def test_bookkeeping_says_nothing(tmp_path):
+    code = (
+        "from sweep.test_study import *\n"
+        "for _ in range(2):\n"
+        f"    study = open_study(Path({str(tmp_path)!r}))\n"
+        "    study.report(0, 1, 0.5)\n"
+        "    study.finished(0, 0.5)\n"
+        "    study.failed(1, 'no')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code],
+        check=False,
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert states(tmp_path)[:2] == ["COMPLETE", "FAIL"]
 
 
 # ---- kills

@@ -95,6 +95,18 @@ def test_with_both_each_batch_has_one_and_they_are_as_likely(digits: ImageClassi
     assert 150 < added < 250
 
 
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 8.0])
+def test_shares_have_the_beta_distribution_of_alpha(
+    digits: ImageClassification, alpha: float
+) -> None:
+    mix = mixer(digits, run(mixup=alpha))
+    torch.manual_seed(0)
+    shares = torch.stack([mix(*batch())[1][3, 3] for _ in range(500)])
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.07)
+    # The variance of a Beta distribution with both parameters α.
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.2)
+
+
 @pytest.mark.parametrize("given", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
 def test_mixing_follows_the_global_generator_alone(
     digits: ImageClassification, given: dict[str, float]
@@ -153,7 +165,9 @@ def test_probabilities_have_the_cross_entropy_of_torch() -> None:
     mixed = 0.3 * sure + 0.7 * sure.roll(1, 0)
     expected = 0.3 * loss_of(logits, labels) + 0.7 * loss_of(logits, labels.roll(1, 0))
     torch.testing.assert_close(loss_of(logits, mixed), expected)
-    assert loss_of(logits.double(), mixed).dtype == torch.float64
+    for dtype in (torch.float64, torch.bfloat16):
+        found = loss_of(logits.to(dtype), mixed)
+        torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0)
 
 
 def test_probabilities_need_one_output_per_class() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +118,35 @@ def test_a_policy_does_what_timm_does(policy: str) -> None:
         part for part in recipe.transforms if type(part).__module__ == "timm.data.auto_augment"
     )
     ours = augment_of(policy, PREPROCESSING)
-    for seed in range(8):
+    compared = 0
+    for seed in range(60):
         random.seed(seed)
         np.random.seed([0, seed])
-        expected = np.asarray(theirs(Image.fromarray(image(seed).permute(1, 2, 0).numpy())))
-        found = ours(image(seed), seed)
+        shown = image(seed)
+        found = ours(shown, seed)
         assert found.dtype == torch.uint8
-        np.testing.assert_array_equal(found.permute(1, 2, 0), expected)
+        with suppress(ValueError):  # of Pillow: see below
+            expected = np.asarray(theirs(Image.fromarray(shown.permute(1, 2, 0).numpy())))
+            np.testing.assert_array_equal(found.permute(1, 2, 0), expected)
+            compared += 1
+    assert compared > 50
+
+
+@pytest.mark.parametrize("rising", [0, 1])
+def test_no_operation_fails_at_any_magnitude(rising: int) -> None:
+    """Operations that a sweep draws once in days; so many as this are every one of them."""
+    for magnitude in range(21):
+        for most in (10, 20):
+            policy = f"rand-m{magnitude}-n99-p1.0-inc{rising}-mmax{most}"
+            assert augment_of(policy, PREPROCESSING)(image(), 0).shape == (3, 24, 24)
+    for magnitude in range(11):
+        augment_of(f"augmix-m{magnitude}-w9-d9", PREPROCESSING)(image(), 0)
+
+
+def test_of_no_bits_a_black_image_is_left() -> None:
+    """As timm says of its policy v0, which came to fail with newer Pillow."""
+    augment = augment_of("v0", PREPROCESSING)
+    assert any(not augment(image(), seed).any() for seed in range(400))
 
 
 def test_the_seed_counts_in_full() -> None:

@@ -28,7 +28,7 @@ def loss_of(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> 
                 f"labels are probabilities {list(labels.shape)}, but the model gives "
                 f"{list(logits.shape)}; its head needs one output per class"
             )
-        return F.cross_entropy(logits, labels.to(logits.dtype), label_smoothing=label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     if logits.shape != (len(labels), 1):
         raise BadTask(
             f"labels are numbers, but the model gives {list(logits.shape)} for {len(labels)} "

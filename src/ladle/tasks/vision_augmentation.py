@@ -6,6 +6,8 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,5 +145,16 @@ def _policy(augmentation: str, preprocessing: Preprocessing) -> Callable[[object
     elif augmentation.startswith("augmix"):
         make = policies.augment_and_mix_transform
         settings["translate_pct"] = 0.3
-    transform: Callable[[object], object] = make(augmentation, settings)
-    return transform
+    transform: Any = make(augmentation, settings)
+    operations = chain(*transform.policy) if hasattr(transform, "policy") else transform.ops
+    for operation in operations:
+        if operation.aug_fn is policies.posterize:
+            operation.aug_fn = _posterized
+    return transform  # type: ignore[no-any-return]
+
+
+def _posterized(image: Any, bits: int, **_: object) -> Any:
+    """timm's operation of this name. It asks for 0 bits too, which Pillow came to refuse."""
+    if bits < 1:
+        return image.point(lambda _: 0)
+    return imported("timm.data.auto_augment").posterize(image, bits)

@@ -163,28 +163,35 @@ class FineTuning:
         self.model.eval()
 
     def _step(self, parts: Sequence[tuple[Any, Tensor]]) -> None:
-        run, device = self.run, self.accelerator.device
+        run = self.run
         factor = rate(self.done, self.steps, warm_up=run.warm_up, schedule=run.schedule)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.model.train()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(_seed(run.seed, _STEP, self.done, self.accelerator.process_index))
-            examples = sum(len(labels) for _, labels in parts)
-            loss = self._add_slope(parts, examples)
-            if run.sam:
-                with climbed(self.trained, run.sam):
-                    self._optimizer.zero_grad()
-                    self._add_slope(parts, examples)
-        if run.clip is not None:
+        loss = self._add_slope(parts)
+        if run.sam:
+            with climbed(self.trained, run.sam):
+                self._optimizer.zero_grad()
+                self._add_slope(parts)
+        if run.clip:
             self.accelerator.clip_grad_norm_(self.trained, run.clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._watch.add(loss, examples)
+        self._watch.add(loss, sum(len(labels) for _, labels in parts))
 
-    def _add_slope(self, parts: Sequence[tuple[Any, Tensor]], examples: int) -> Tensor:
-        """Add the gradient of the mean loss over all examples of a step; that loss."""
+    def _add_slope(self, parts: Sequence[tuple[Any, Tensor]]) -> Tensor:
+        """Add the gradient of the mean loss over all examples of a step; that loss.
+
+        Called again, it drops out and mixes the same.
+        """
+        device, rank = self.accelerator.device, self.accelerator.process_index
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(_seed(self.run.seed, _STEP, self.done, rank))
+            return self._add_slopes(parts)
+
+    def _add_slopes(self, parts: Sequence[tuple[Any, Tensor]]) -> Tensor:
         processes = self.accelerator.num_processes
+        examples = sum(len(labels) for _, labels in parts)
         whole = torch.zeros((), device=self.accelerator.device)
         for number, part in enumerate(parts, 1):
             inputs, labels, share = self._share(part)

@@ -61,8 +61,8 @@ class Run:
     """Of the learning rate, linear: below 1 a share of the steps, from 1 on a number of steps."""
     schedule: str
     """From the peak to 0 along half a `cosine`, `linear`ly, or `constant`."""
-    clip: float | None
-    """The largest norm of a gradient; None clips nothing."""
+    clip: float
+    """The largest norm of a gradient; 0: any."""
     accumulate: int
     """Batches in one step."""
     sam: float
@@ -143,7 +143,7 @@ LIMITS: Mapping[str, Limits] = {
     "layer_decay": Numbers(0, 1, low_allowed=False),
     "warm_up": Numbers(0),
     "schedule": Words(("cosine", "linear", "constant")),
-    "clip": Numbers(0, low_allowed=False, none_allowed=True),
+    "clip": Numbers(0),
     "accumulate": Numbers(1, whole=True),
     "sam": Numbers(0),
 }

@@ -196,14 +196,14 @@ class RunFolder:
             return
         for number in itertools.count():
             self.name = f"{number:04d}"
-            # What a killed run left is not taken over: it may yet be resumed.
-            if self._path.exists() or self._part.exists():
+            if self._path.exists():
                 continue
             try:
+                # What a killed run left is not taken over: it may yet be resumed.
                 self._part.mkdir()
                 self._held.enter_context(claimed(self._path))
             except (FileExistsError, OutputExists):
-                continue  # Another run began in this moment.
+                continue
             if not self._path.exists():
                 return
             self._abandon()

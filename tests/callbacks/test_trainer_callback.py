@@ -462,10 +462,9 @@ def test_the_demos_pretrained_model(tmp_path: Path) -> None:
         return transformers.AutoModelForSequenceClassification.from_pretrained(MINILM, num_labels=3)
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
-    for seed in (0, 0):
-        one = trainer(
-            tmp_path / "a", TrainerIngredients(tmp_path / "sweep"), model=loaded(seed), max_steps=2
-        )
+    for rate in (1e-4, 3e-4):
+        callback = TrainerIngredients(tmp_path / "sweep")
+        one = trainer(tmp_path / "a", callback, model=loaded(0), max_steps=2, learning_rate=rate)
         one.processing_class = one.callback_handler.processing_class = tokenizer
         one.train()
     assert (tmp_path / "sweep" / "run-0001" / "tokenizer.json").is_file()

@@ -38,6 +38,9 @@ _SWEEP = {"version": VERSION, "runs_of": "ladle.callbacks"}
 
 _NAME = re.compile(r"\w[\w.+=-]*")
 
+_HELD: dict[Path, ExitStack] = {}
+"""The locks on unfinished runs that this process has, by the run's folder."""
+
 Write = Callable[[Path], object]
 """Writes weights, and what belongs beside them, into an empty folder."""
 
@@ -123,7 +126,7 @@ class RunFolder:
             self._claim()
         else:
             self._refuse_finished()
-            self._held.enter_context(claimed(self._path))
+            self._hold()
         self._know_base()
 
     def keep_step(self, step: int, write: Write) -> None:
@@ -191,22 +194,32 @@ class RunFolder:
         if self.asked is not None:
             self.name = self.asked
             self._refuse_finished()
-            self._held.enter_context(claimed(self._path))
+            self._hold()
             clear_claimed(self._part)
             return
         for number in itertools.count():
             self.name = f"{number:04d}"
-            # What a killed run left is not taken over: it may yet be resumed.
-            if self._path.exists() or self._part.exists():
+            if self._path.exists():
                 continue
             try:
+                # What a killed run left is not taken over: it may yet be resumed.
                 self._part.mkdir()
-                self._held.enter_context(claimed(self._path))
+                self._hold()
             except (FileExistsError, OutputExists):
-                continue  # Another run began in this moment.
+                continue
             if not self._path.exists():
                 return
             self._abandon()
+
+    def _hold(self) -> None:
+        """Lock the place against other processes."""
+        # A training that failed in this process, as in a notebook, is not at work any more.
+        place = self._path.resolve()
+        if place in _HELD:
+            _HELD.pop(place).close()
+        self._held = ExitStack()
+        self._held.enter_context(claimed(self._path))
+        _HELD[place] = self._held
 
     def _refuse_finished(self) -> None:
         if self._path.exists():

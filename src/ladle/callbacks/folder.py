@@ -1,24 +1,14 @@
-"""The folder of a sweep, written by trainings that are not ladle's own.
-
-DIR/sweep.json              says what the folder is
-DIR/base/                   what every run starts from, as the first of them wrote it
-DIR/run-0000/               a finished run: weights, side files and run.json
-DIR/run-0000/steps/step-000500/     its weights at earlier steps, where they were asked for
-DIR/run-0001.part/          a run that is under way, or was killed
-"""
+"""The folder of a sweep (`ladle.runs.records`), written by trainings that are not ladle's own."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import platform
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +16,23 @@ import numpy as np
 
 from ladle.checkpoint import Checkpoint, open_checkpoint
 from ladle.errors import BadInput, OutputExists
-from ladle.files import as_json, claimed, clear_claimed, part_of, publish_folder, publish_new_folder
+from ladle.files import claimed, clear_claimed, part_of, publish_folder, publish_new_folder
 from ladle.merge.finite import count_non_finite
 from ladle.merge.slices import read_bytes, slices
+from ladle.runs.records import (
+    BASE,
+    STEPS,
+    SWEEP_RECORD,
+    VERSION,
+    Score,
+    read_record,
+    run_name,
+    step_name,
+    write_record,
+    write_run,
+)
 from ladle.wording import some
 
-VERSION = 2
-BASE = "base"
-_RECORD = "run.json"
 _SWEEP = {"version": VERSION, "runs_of": "ladle.callbacks"}
 
 _NAME = re.compile(r"\w[\w.+=-]*")
@@ -43,16 +42,6 @@ _HELD: dict[Path, ExitStack] = {}
 
 Write = Callable[[Path], object]
 """Writes weights, and what belongs beside them, into an empty folder."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a training measured at a step."""
-
-    step: int
-    split: str
-    metric: str
-    value: float
 
 
 class RunFolder:
@@ -97,7 +86,7 @@ class RunFolder:
         try:
             start.mkdir()
             write(start)
-            _write_json(start / _RECORD, _record(BASE, base=None))
+            write_run(start, BASE, base=None)
             base = self.folder / BASE
             if not publish_new_folder(start, base):
                 _compare(open_checkpoint(base), open_checkpoint(start))
@@ -131,12 +120,13 @@ class RunFolder:
 
     def keep_step(self, step: int, write: Write) -> None:
         """Write the weights that the run has at a step."""
-        folder = self._part / "steps" / f"step-{step:06d}"
+        folder = self._part / STEPS / step_name(step)
         part = part_of(folder)
         for old in (folder, part):  # Of a run that went further before it was resumed.
             shutil.rmtree(old, ignore_errors=True)
         part.mkdir(parents=True)
         write(part)
+        write_run(part, f"{self._path.name}/{STEPS}/{folder.name}", base=self._base, step=step)
         publish_new_folder(part, folder)
 
     def finish(
@@ -153,24 +143,22 @@ class RunFolder:
         Weights that hold NaN or infinity are not kept: the record says so.
         """
         part = self._part
-        clear_claimed(part, keep=("steps",))
+        clear_claimed(part, keep=(STEPS,))
         write(part)
         bad = count_non_finite(open_checkpoint(part))
-        diverged = None
         if bad:
-            clear_claimed(part, keep=("steps",))
-            diverged = f"NaN or infinity in {some(list(bad))}"
-        record = _record(
+            clear_claimed(part, keep=(STEPS,))
+        write_run(
+            part,
             self._path.name,
             base=self._base,
-            run=dict(run),
+            run=run,
             step=step,
-            scores=[asdict(score) for score in scores],
-            seconds=round(time.monotonic() - self._began, 3),
-            versions=_versions(libraries),
-            diverged=diverged,
+            scores=scores,
+            failed=f"NaN or infinity in {some(list(bad))}" if bad else None,
+            seconds=time.monotonic() - self._began,
+            libraries=libraries,
         )
-        _write_json(part / _RECORD, record)
         publish_folder(self._path)
         done = self._path
         self._leave()
@@ -180,9 +168,9 @@ class RunFolder:
         """Look at the folder, or make it."""
         self._leave()
         self._began = time.monotonic()
-        file = self.folder / "sweep.json"
+        file = self.folder / SWEEP_RECORD
         if file.is_file():
-            found = _read_json(file)
+            found = read_record(file)
             if found.get("runs_of") != _SWEEP["runs_of"]:
                 raise BadInput(f"{self.folder} is a sweep of `ladle sweep`; use another folder")
         elif self.folder.exists() and not self.folder.is_dir():
@@ -198,7 +186,7 @@ class RunFolder:
             clear_claimed(self._part)
             return
         for number in itertools.count():
-            self.name = f"{number:04d}"
+            self.name = run_name(number).removeprefix("run-")
             if self._path.exists():
                 continue
             try:
@@ -229,9 +217,9 @@ class RunFolder:
 
     def _know_base(self) -> None:
         # Written last, so that a folder that says it is a sweep has a base.
-        file = self.folder / "sweep.json"
+        file = self.folder / SWEEP_RECORD
         if not file.exists():
-            _write_json(file, _SWEEP)
+            write_record(file, _SWEEP)
         self._base = open_checkpoint(self.folder / BASE).digest()
 
     def _abandon(self) -> None:
@@ -241,24 +229,6 @@ class RunFolder:
     def _leave(self) -> None:
         self._held.close()
         self.name = None
-
-
-def _record(name: str, *, base: str | None, **known: Any) -> dict[str, Any]:
-    empty: dict[str, Any] = {
-        "run": None,
-        "step": 0,
-        "scores": [],
-        "seconds": None,
-        "versions": {},
-        "diverged": None,
-        "failed": None,
-    }
-    return {"version": VERSION, "name": name, **empty, **known, "base": base}
-
-
-def _versions(libraries: Sequence[str]) -> dict[str, str]:
-    found = {name: version(name) for name in ("ladle", "torch", *libraries)}
-    return {"python": platform.python_version(), **found}
 
 
 def _compare(base: Checkpoint, start: Checkpoint) -> None:
@@ -290,22 +260,6 @@ def _alike(name: str, base: Checkpoint, start: Checkpoint) -> bool:
         np.array_equal(read_bytes(base, name, *place), read_bytes(start, name, *place))
         for place in slices(spec)
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} is damaged; use another folder, or delete this file")
-    return content
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    part = part_of(path)
-    part.write_text(as_json(content, indent=2) + "\n", "utf-8")
-    part.replace(path)
 
 
 _PLAIN = (str, int, float, bool, type(None))

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ladle.callbacks.folder import Moments, RunFolder, Score, plain, score_of
+from ladle.callbacks.folder import Moments, RunFolder, plain, score_of
 from ladle.callbacks.weights import refuse_sharded, write_state
 from ladle.errors import MissingExtra
+from ladle.runs.records import Score
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 

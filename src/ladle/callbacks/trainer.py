@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ladle.callbacks.folder import Moments, RunFolder, Score, plain, score_of
+from ladle.callbacks.folder import Moments, RunFolder, plain, score_of
 from ladle.callbacks.weights import refuse_sharded, write_state
 from ladle.errors import BadInput, MissingExtra
+from ladle.runs.records import Score
 
 try:
     from transformers.trainer_callback import ExportableState, TrainerCallback

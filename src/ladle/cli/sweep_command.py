@@ -93,7 +93,8 @@ def command(
     is larger. On several GPUs: accelerate launch -m ladle sweep ...
     """
     from ladle.evaluate import find_device
-    from ladle.sweep import Keeping, Space, run_name, space_of, sweep
+    from ladle.runs.records import run_name
+    from ladle.sweep import Keeping, Space, space_of, sweep
     from ladle.tasks import Trainable, load_task
 
     keeping = Keeping(save_every, score_every, ema, swa)

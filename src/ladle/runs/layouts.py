@@ -15,6 +15,7 @@ from typing import Any
 from ladle.checkpoint import SUFFIXES, holds_weights
 from ladle.runs.base import Facts, Found, Member
 from ladle.runs.facts import json_of, lines_of, numbers, parsed, rows_of, yaml_of
+from ladle.runs.records import RUN_RECORD, SWEEP_RECORD
 
 Layout = Callable[[Path], "Found | None"]
 
@@ -175,19 +176,19 @@ def model_soups(folder: Path) -> Found | None:
 
 def ladle_sweep(folder: Path) -> Found | None:
     """The finished runs of `ladle sweep`; the base is none of them."""
-    if not (folder / "sweep.json").is_file():
+    if not (folder / SWEEP_RECORD).is_file():
         return None
     members = [
         # Each is the end of a run of its own, at no step of another's.
         Member(run, run, replace(facts, step=None))
-        for run, facts in _recorded(folder.glob("run-*/run.json"))
+        for run, facts in _recorded(folder.glob(f"run-*/{RUN_RECORD}"))
     ]
     return Found(tuple(members))
 
 
 def ladle_steps(folder: Path) -> Found | None:
     """What a run of `ladle sweep` kept on its way."""
-    kept = _recorded(folder.glob("step-*/run.json"))
+    kept = _recorded(folder.glob(f"step-*/{RUN_RECORD}"))
     members = [Member(step, folder.parent, facts) for step, facts in kept]
     return Found(tuple(members)) if members else None
 

@@ -3,7 +3,7 @@
 from ladle.sweep.distributions import Choice, Constant, Off, Uniform, Whole
 from ladle.sweep.keeping import Head, Keeping
 from ladle.sweep.run import OnStep, Progress, no_step, space_of, sweep
-from ladle.sweep.space import PRESETS, Run, Space, run_name
+from ladle.sweep.space import PRESETS, Run, Space
 from ladle.sweep.study import Study
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Uniform",
     "Whole",
     "no_step",
-    "run_name",
     "space_of",
     "sweep",
 ]

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,32 +18,32 @@ from torch import nn
 from ladle.errors import Diverged
 from ladle.files import claimed, clear_claimed, part_of, publish_folder
 from ladle.predictions import Predictions
+from ladle.runs.records import BASE, STEPS, VERSION, Score, step_name, write_run
 from ladle.soup import open_pool, uniform_soup
 from ladle.sweep.finetune import FineTuning, Moment
 from ladle.sweep.keeping import Head, Keeping
 from ladle.sweep.pause import Pause, waiting_interrupts
 from ladle.sweep.probe import linear_probe
-from ladle.sweep.records import BASE, RUN_RECORD, VERSION, versions, write_record
 from ladle.sweep.space import Run
 from ladle.tasks.base import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_STATE, _STEPS = "state.pt", "steps"
+_STATE = "state.pt"
 _BATCH_SIZE = 64
 """Of scoring: what a GPU of any size can do."""
 
 
-OnMoment = Callable[[Moment, Sequence[Mapping[str, Any]]], None]
-"""Called after each step with the scores so far, as in run.json."""
+OnMoment = Callable[[Moment, Sequence[Score]], None]
+"""Called after each step, with the scores so far."""
 
 
 @dataclass
 class Log:
-    """What a run has come to so far: `scores` as in run.json, and seconds of work."""
+    """What a run has come to so far, in so many seconds of work."""
 
-    scores: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -92,7 +92,7 @@ class Maker:
         log = Log()
         if kept := pause.read():
             training.load_state_dict(kept["training"])
-            log = Log(kept["scores"], kept["seconds"])
+            log = Log([Score(*score) for score in kept["scores"]], kept["seconds"])
         self.accelerator.wait_for_everyone()  # Until all have read what one will write.
         if self.accelerator.is_main_process:
             with claimed(folder) as part:
@@ -103,8 +103,8 @@ class Maker:
                 deque(training.train(), maxlen=0)
         self.accelerator.free_memory()
 
-    def score(self, model: nn.Module, step: int) -> dict[str, Any]:
-        """What a model scores on the held-out examples, for run.json."""
+    def score(self, model: nn.Module, step: int) -> Score:
+        """What a model scores on the held-out examples."""
         split, metric = self._held_out, self.task.metric
         logits = self.task.predict(
             model, split.name, device=self.accelerator.device, batch_size=_BATCH_SIZE
@@ -112,21 +112,14 @@ class Maker:
         if split.classes is not None:
             logits = split.classes.project(logits)
         value = metric(Predictions(split.name, logits, split.labels))
-        return {"step": step, "split": split.name, "metric": metric.name, "value": value}
+        return Score(step, split.name, metric.name, value)
 
     def record(self, folder: Path, name: str, *, run: Run | None = None, **facts: Any) -> None:
         """Write the run.json of a folder."""
-        content = {
-            "version": VERSION,
-            "name": name,
-            "run": None if run is None else asdict(run),
-            **facts,
-            "task": self.task.name,
-            "task_digest": self.task.digest,
-            "base": self._base,
-            "versions": versions(),
-        }
-        write_record(folder / RUN_RECORD, content)
+        settings = None if run is None else asdict(run)
+        task = self.task
+        facts |= {"task": task.name, "task_digest": task.digest}
+        write_run(folder, name, base=self._base, run=settings, **facts)
 
     def _identity(self, run: Run) -> str:
         """What the bytes of a run follow from."""
@@ -163,7 +156,7 @@ class _Work:
             if not should_reduce_batch_size(error):
                 raise
             failed = "there was not enough memory; lower batch_size in the space"
-        clear_claimed(self.part, keep=(_STATE, _STEPS) if failed is None else ())
+        clear_claimed(self.part, keep=(_STATE, STEPS) if failed is None else ())
         training, log = self.training, self.log
         if failed is None:
             with self._timed():
@@ -176,7 +169,7 @@ class _Work:
             training_loss=training.losses,
             scores=log.scores,
             failed=failed,
-            seconds=round(log.seconds, 3),
+            seconds=log.seconds,
         )
         self.pause.remove()
 
@@ -185,8 +178,7 @@ class _Work:
         with self._timed(), waiting_interrupts() as interrupted:
             for moment in training.train():
                 if _is_due(keeping.save_every, moment.step):
-                    kept = f"step-{moment.step:06d}"
-                    self._save(self.part / _STEPS / kept, f"{_STEPS}/{kept}", moment.step)
+                    self._save(f"{STEPS}/{step_name(moment.step)}", moment.step)
                 if _is_due(keeping.score_every, moment.step) and moment.step < moment.steps:
                     log.scores.append(self.maker.score(training.model, moment.step))
                 self.on_moment(moment, log.scores)
@@ -201,11 +193,11 @@ class _Work:
         self.maker.task.save(training.model, self.part)
         for average in training.averages.names():
             with training.averages.in_place(average):
-                self._save(self.part / average, average, training.done)
+                self._save(average, training.done)
 
-    def _save(self, folder: Path, name: str, step: int) -> None:
+    def _save(self, name: str, step: int) -> None:
         """A further checkpoint of this run, with a record and a score of its own."""
-        model = self.training.model
+        folder, model = self.part / name, self.training.model
         folder.mkdir(parents=True, exist_ok=True)
         self.maker.task.save(model, folder)
         scores = [self.maker.score(model, step)]
@@ -215,9 +207,8 @@ class _Work:
 
     def _state(self) -> dict[str, Any]:
         seconds = self.log.seconds + time.monotonic() - self._began
-        return {
-            "training": self.training.state_dict(), "scores": self.log.scores, "seconds": seconds
-        }  # fmt: skip
+        scores = [astuple(score) for score in self.log.scores]
+        return {"training": self.training.state_dict(), "scores": scores, "seconds": seconds}
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ladle.checkpoint import holds_weights
 from ladle.errors import BadInput, BadTask, MissingExtra
+from ladle.runs.records import BASE, RUN_RECORD, Score, read_record, run_name
+from ladle.sweep.claim import claim
 from ladle.sweep.keeping import Head, Keeping
-from ladle.sweep.records import BASE, RUN_RECORD, claim, read_record
-from ladle.sweep.space import Space, run_name
+from ladle.sweep.space import Space
 from ladle.tasks.held_out import write_list
 
 if TYPE_CHECKING:
@@ -172,11 +173,11 @@ class _Story:
             self._study.started(number - 1)
         self._tell(0)
 
-    def goes_on(self, moment: Moment, scores: Sequence[Mapping[str, Any]]) -> None:
+    def goes_on(self, moment: Moment, scores: Sequence[Score]) -> None:
         """A step of the run that began last is over."""
-        self._tell(moment.step, moment=moment, score=scores[-1]["value"] if scores else None)
-        if scores and scores[-1]["step"] == moment.step and self._study is not None:
-            self._study.report(self._number - 1, moment.step, scores[-1]["value"])
+        self._tell(moment.step, moment=moment, score=scores[-1].value if scores else None)
+        if scores and scores[-1].step == moment.step and self._study is not None:
+            self._study.report(self._number - 1, moment.step, scores[-1].value)
 
     def ends(self, number: int, folder: Path) -> None:
         """A run is there, made now or earlier."""

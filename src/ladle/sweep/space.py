@@ -26,11 +26,6 @@ PRESETS = {path.stem: path for path in sorted(Path(__file__).with_name("presets"
 """Spaces that come with ladle, by name; their files say where they are from."""
 
 
-def run_name(number: int) -> str:
-    """What run `number` of a sweep and its folder are called, counted from 0."""
-    return f"run-{number:04d}"
-
-
 @dataclass(frozen=True)
 class Run:
     """The hyper-parameters of one fine-tuning.

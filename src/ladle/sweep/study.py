@@ -17,9 +17,10 @@ from typing import Any
 
 from ladle.errors import BadInput
 from ladle.predictions import Metric
+from ladle.runs.records import run_name
 from ladle.sweep.distributions import Constant, Distribution, Uniform, Whole
 from ladle.sweep.quiet_optuna import quiet_optuna
-from ladle.sweep.space import Run, Space, run_name
+from ladle.sweep.space import Run, Space
 
 JOURNAL = "optuna.journal"
 # Writing a line takes milliseconds, so a lock this old is of a process that was killed over it.

@@ -1,19 +1,14 @@
-"""What a sweep writes down: `sweep.json`, and a `run.json` in each folder."""
+"""A sweep's claim to its folder: `sweep.json` says of which sweep it is."""
 
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ladle.errors import BadInput
-from ladle.files import as_json, new_file
-
-VERSION = 2
-BASE = "base"
-SWEEP_RECORD, RUN_RECORD = "sweep.json", "run.json"
+from ladle.files import as_json
+from ladle.runs.records import SWEEP_RECORD, VERSION, read_record, write_record
 
 
 def claim(output: Path, ours: Mapping[str, object], runs: int) -> None:
@@ -33,36 +28,6 @@ def claim(output: Path, ours: Mapping[str, object], runs: int) -> None:
         raise BadInput(f"{output} is not empty and not a sweep; use another folder")
     output.mkdir(parents=True, exist_ok=True)
     write_record(path, {**ours, "runs": runs})
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The content of a record.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} is damaged; use another folder, or delete this one")
-    return content
-
-
-def write_record(path: Path, content: Mapping[str, object]) -> None:
-    """Write it whole or not at all."""
-    with new_file(path) as part:
-        part.write_text(as_json(content, indent=2) + "\n", "utf-8")
-
-
-def versions() -> dict[str, str]:
-    """Of what the bytes of a run may depend on."""
-    import torch
-
-    from ladle import __version__
-
-    return {"ladle": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def _first_difference(ours: object, theirs: object, where: str = "") -> str | None:

@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 BUILD := pyproject.toml constraints.txt hatch_build.py src/ladle/native/kernel.c
 
-.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate bench-recipes clean-bench clean
+.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate bench-recipes bench-sweep clean-bench clean
 
 demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
 	$(BIN)/ladle demo --output $(DEMO)
@@ -29,6 +29,9 @@ bench-evaluate: $(VENV)/all.done   ## evaluation with and without what makes it 
 
 bench-recipes: $(VENV)/all.done    ## all recipes on a sweep of 12 models: half an hour
 	$(BIN)/python benchmarks/recipes.py
+
+bench-sweep: $(VENV)/all.done      ## training beside a bare loop and transformers' Trainer: minutes
+	$(BIN)/python benchmarks/sweep.py
 
 clean-bench:
 	rm -rf benchmarks/work

@@ -15,13 +15,14 @@ from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 
 import ladle
-from ladle.errors import BadInput
+from ladle.errors import BadInput, BadTask
 from ladle.recipes import window
 from ladle.soup import uniform_soup
 from ladle.sweep import Constant, Keeping, Space, Uniform, sweep
 from ladle.sweep.finetune import _ORDER, _seed
 from ladle.sweep.pause import Pause
 from ladle.tasks import Trainable
+from ladle.tasks.base import Split
 from toy_task import PointsTask
 
 SPACE = Space(lr=Constant(0.05), epochs=Constant(2), batch_size=Constant(16))
@@ -220,6 +221,15 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     with pytest.raises(BadInput, match="not empty and not a sweep"):
         sweep(PointsTask(), tmp_path, runs=1, space=SPACE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_labels_have_to_fit_the_head(tmp_path):
+    task = PointsTask()
+    task.splits["dev"] = Split("dev", "held-out", task.labels.numpy() + 1, "dev-2")
+    with pytest.raises(
+        BadTask, match=r"labels of split dev go from 1 to 2, but the head 'head' .* has 2 outputs"
+    ):
+        sweep(task, tmp_path, runs=1, space=SPACE)
 
 
 def test_a_task_brings_its_own_space(tmp_path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ladle.errors import Diverged
+from ladle.errors import BadTask, Diverged
 from ladle.files import claimed, clear_claimed, part_of, publish_folder
 from ladle.predictions import Predictions
 from ladle.runs.records import BASE, STEPS, VERSION, Score, step_name, write_run
@@ -64,6 +64,7 @@ class Maker:
         if self.accelerator.is_main_process and not folder.exists():
             began = time.monotonic()
             model = self.task.build().to(self.accelerator.device)
+            _check_head(self.task, model)
             losses = []
             # A head without parameters was made by other means, and fine-tunings keep it.
             if head == "probe" and list(model.get_submodule(self.task.head).parameters()):
@@ -217,6 +218,26 @@ class _Work:
             yield
         finally:
             self.log.seconds += time.monotonic() - self._began
+
+
+def _check_head(task: Trainable, model: nn.Module) -> None:
+    """Check that the labels of a task are classes of its head.
+
+    Raises:
+        BadTask: there are more.
+    """
+    outputs = getattr(model.get_submodule(task.head), "out_features", None)
+    for split in task.splits.values():
+        # A split with classes of its own counts them, and not those of the head.
+        if outputs is None or split.labels.dtype.kind == "f" or split.classes is not None:
+            continue
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= outputs:
+            raise BadTask(
+                f"labels of split {split.name} go from {low} to {high}, but the head {task.head!r} "
+                f"of task {task.name} has {outputs} outputs; number classes from 0, and give the "
+                "model as many outputs as there are"
+            )
 
 
 def _is_due(every: int | None, step: int) -> bool:

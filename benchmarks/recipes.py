@@ -49,10 +49,14 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "hierarchical": ("hierarchical", {"group_by": "epochs"}),
     "learned by layer": ("learned", {"by_layer": True}),
     "learned affine by layer": ("learned", {"by_layer": True, "affine": True}),
+    "learned affine by layer, 4 at a time": (
+        "learned",
+        {"by_layer": True, "affine": True, "ingredients_per_step": 4},
+    ),
 }
 """What each row of the tables is: a recipe, and options."""
 
-MAIN = ("greedy", "uniform", "learned", "learned by layer", "learned affine by layer")
+MAIN = ("greedy", "uniform", *(name for name in WAYS if name.startswith("learned")))
 """The rows for sweeps of further seeds."""
 
 

@@ -354,6 +354,24 @@ def normalised_runs(folder: Path, *, apart: bool) -> list[Path]:
     return paths
 
 
+def test_ingredients_of_such_networks_take_turns(tmp_path: Path) -> None:
+    """Also where a tied tensor does not differ, and is in no soup so far."""
+    paths = normalised_runs(tmp_path, apart=False)
+    first = states_of(paths)[0]
+    for path, state in zip(paths, states_of(paths), strict=True):
+        state["first.weight"] = state["second.weight"] = first["first.weight"]
+        torch.save(state, path)
+    soup = ladle.learned(
+        ladle.open(paths), Evaluator(NormalisedDigits()), affine=True, by_layer=True, lr=0.2,
+        ingredients_per_step=1,
+    )  # fmt: skip
+    losses = [float(one.reason.split()[1].rstrip(";")) for one in soup.tastings]
+    assert soup.options["best_step"] > 0
+    assert soup.options["kept_back_loss"] < losses[0]
+    state = soup.state_dict()
+    assert torch.equal(state["first.weight"], first["first.weight"])
+
+
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_networks_with_statistics_ties_and_parts_that_nothing_uses(

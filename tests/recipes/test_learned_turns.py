@@ -122,13 +122,15 @@ def reference(paths: list[Path], by: dict[str, bool], turns: Turns, epochs: int)
     return losses
 
 
-@pytest.mark.parametrize("by", BY, ids=str)
+@pytest.mark.parametrize(("by", "at_a_time"), [*((by, 2) for by in BY), ({}, 1)], ids=str)
 def test_the_losses_are_those_of_autograd_around_the_soup_so_far(
-    scattered: list[Path], by: dict[str, bool]
+    scattered: list[Path], by: dict[str, bool], at_a_time: int
 ) -> None:
+    """Also where a turn is one step, and every step begins with the same coefficients."""
     watched = Watched()
-    ladle.learned(ladle.open(scattered), watched, epochs=3, patience=9, **FEW, **by)
-    theirs = reference(scattered, by, Turns(7, 2, 8, 0), 3)
+    options = {**FEW, **by, "ingredients_per_step": at_a_time}
+    ladle.learned(ladle.open(scattered), watched, epochs=3, patience=9, **options)
+    theirs = reference(scattered, by, Turns(7, at_a_time, 8, 0), 3)
     assert np.mean(theirs[-8:]) < 0.95 * np.mean(theirs[:8])
     assert watched.losses == pytest.approx(theirs, abs=1e-4)
 

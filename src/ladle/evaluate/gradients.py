@@ -86,7 +86,7 @@ class HeldOutGradients:
         start = uniform_soup(pool, integers=integers)
         start.load_into(self._model)
         self._loaded: tuple[Pool, Merge] = (pool, start.merge)
-        self._merged = differing([one.checkpoint for one in pool], list(pool.layout.tensors))
+        self.differing = differing([one.checkpoint for one in pool], list(pool.layout.tensors))
         self.tensors = self._learnable(start.names_in(self._model))
 
     @property
@@ -181,7 +181,7 @@ class HeldOutGradients:
     def _load(self, soup: Soup) -> None:
         pool, merge = self._loaded
         if soup.pool is not pool or soup.merge != merge:
-            soup.load_into(self._model, only=self._merged)
+            soup.load_into(self._model, only=self.differing)
             self._loaded = (soup.pool, soup.merge)
 
     def _labelled(self, parts: Sequence[ExampleNumbers]) -> Iterator[tuple[Any, Tensor]]:
@@ -202,7 +202,7 @@ class HeldOutGradients:
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         first: dict[int, str] = {}
         found: dict[str, str] = {}
-        for name in self._merged:
+        for name in self.differing:
             parameter = parameters.get(called.get(name, ""))
             if parameter is not None and specs[name].dtype in AVERAGED:
                 found[name] = first.setdefault(id(parameter), name)

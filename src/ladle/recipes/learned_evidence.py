@@ -54,6 +54,11 @@ class Gradients(Protocol):
         ...
 
     @property
+    def differing(self) -> Sequence[str]:
+        """The tensors that differ between the ingredients, which is all that is ever merged."""
+        ...
+
+    @property
     def tensors(self) -> Mapping[str, str]:
         """The tensors that differ and have slopes, each with the one whose slope is its own too.
 

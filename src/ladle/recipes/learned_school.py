@@ -118,13 +118,14 @@ class School:
     def _pool_of(self, turn: Turn) -> Pool:
         """What the columns of a turn are: its members, behind the soup so far if that is needed.
 
-        That is held in memory, and not in the dtype of a file, which could round off what a few
-        steps have changed.
+        Of that, what differs is held in memory, and not in the dtype of a file, which could round
+        off what a few steps have changed.
         """
         pool = self.first.pool
         if not turn.is_partial:
             return pool
-        state = replace(self.soup(turn.centre), dtype="float32").state_dict()
+        wide = replace(self.soup(turn.centre), dtype="float32")
+        state = wide.state_dict(only=self.gradients.differing)
         name = "the soup so far"
         centre = Ingredient(name, MemoryCheckpoint(Path(name), state))
         return Pool((centre, *(pool[i] for i in turn.members)), pool.layout)

@@ -23,7 +23,9 @@ class StateDictSink:
             name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
             for name, spec in layout.tensors.items()
         }
-        self.state |= {alias: self.state[kept] for alias, kept in layout.ties.items()}
+        # Of a part of the tensors, those that are tied may be left out.
+        there = {alias: kept for alias, kept in layout.ties.items() if kept in self.state}
+        self.state |= {alias: self.state[kept] for alias, kept in there.items()}
 
     def write(self, name: str, start: int, values: Bytes) -> None:
         numbers = _tensor(values, self._layout.tensors[name].dtype)

@@ -221,12 +221,13 @@ class Soup:
         taken = taken_by(model, names)
         return matched(names, model.state_dict().keys()) if taken is None else taken
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The weights in memory, tied tensors sharing theirs."""
+    def state_dict(self, *, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """The weights in memory, tied tensors sharing theirs; `only` these tensors, if given."""
         from ladle.soup.live import StateDictSink
 
-        sink = StateDictSink(with_dtype(self.pool.layout, self.dtype))
-        self.stream_into(sink)
+        layout = with_dtype(self.pool.layout, self.dtype)
+        sink = StateDictSink(layout if only is None else layout.only(only))
+        self.stream_into(sink, names=only)
         return sink.state
 
     def save(self, output: str | Path, *, overwrite: bool = False) -> Path:

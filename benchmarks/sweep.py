@@ -1,6 +1,6 @@
 """What training with ladle costs beside a bare PyTorch loop and beside `transformers.Trainer`.
 
-    python benchmarks/sweep.py [--rounds 5] [--texts 640] [--output PAGE]
+    python benchmarks/sweep.py [--rounds 5] [--texts 320] [--output PAGE]
 
 Needs `ladle[demo,vision]`. Every way takes the same steps: the same pre-trained model, as many
 examples of the same size, AdamW, warm-up and cosine, clipping. The ways take turns, so that what
@@ -57,7 +57,7 @@ Way = Callable[[], float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=640)
+    parser.add_argument("--texts", type=int, default=320)
     parser.add_argument("--images", type=int, default=320)
     parser.add_argument("--output", type=Path, default=HERE / "sweep.md")
     given = parser.parse_args()

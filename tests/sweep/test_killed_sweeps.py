@@ -111,4 +111,4 @@ def test_two_processes_share_a_run(tmp_path, space):
         record = json.loads((tmp_path / "two" / run / "run.json").read_text())
         assert record["step"] == 16
     # One process alone wrote and spoke.
-    assert done.stderr.count("run-0001 (2 of 2)") == 1
+    assert done.stderr.count("run-0001 (2 of 2)") == done.stdout.count("2 runs ->") == 1

@@ -128,6 +128,10 @@ def command(
             retry_failed=retry_failed,
             on_step=on_step,
         )
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return  # Of several processes one speaks.
     records = [json.loads((folder / "run.json").read_text("utf-8")) for folder in folders]
     if len(records) < runs:
         screen.remark(f"{runs - len(records)} of {runs} runs failed; their run.json says how")

@@ -18,6 +18,9 @@ from ladle.files import new_file
 _SHARE = 0.02
 """Of the time, what goes into writing states: this bounds what a kill can lose."""
 
+_BYTES_PER_SECOND = 5e8
+"""Of a disk, before anything was written to it."""
+
 
 class Pause:
     """The last state of a run, in a file that is replaced whole.
@@ -27,7 +30,8 @@ class Pause:
 
     def __init__(self, file: Path, identity: str) -> None:
         self._file, self._identity = file, identity
-        self._due = time.monotonic()
+        self._began = time.monotonic()
+        self._due: float | None = None
 
     def read(self) -> Mapping[str, Any] | None:
         """The state that was kept, its tensors on the CPU."""
@@ -52,11 +56,24 @@ class Pause:
 
     def keep_at_times(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Keep a state unless that would take too much of the time."""
+        if self._due is None:
+            self._due = self._began + _nbytes(make()) / _BYTES_PER_SECOND / _SHARE
         if time.monotonic() >= self._due:
             self.keep(make())
 
     def remove(self) -> None:
         self._file.unlink(missing_ok=True)
+
+
+def _nbytes(state: object) -> int:
+    """Of all tensors in it."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, Mapping):
+        return sum(_nbytes(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return sum(_nbytes(value) for value in state)
+    return 0
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ladle.tasks import ImageClassification, Mixable, TextClassification, demo_t
 from ladle.tasks.loss import loss_of
 from toy_task import PointsTask
 
-RUN = replace(Space().draw(0, 0), augmentation=0.0)
+RUN = replace(Space().runs(0, 1)[0], augmentation=0.0)
 
 
 def run(**changes: object) -> Run:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 
+import toy_task
 from ladle.errors import BadTask
-from ladle.sweep.finetune import finetune
+from ladle.sweep.finetune import FineTuning
 from ladle.sweep.probe import linear_probe
-from ladle.sweep.space import Run
 from ladle.tasks import TextClassification, Trainable
 from ladle.tasks.text_tokens import without_some
 from reviews import MINILM
@@ -31,10 +33,16 @@ NUMBERS = {
     "train": ("train", [a for a, _ in PAIRS], [0.5, -1.25, 3.0, 2.0]),
     "dev": ("held-out", [b for _, b in PAIRS], [0.0, 1.0, 2.0, 3.0]),
 }
-RUN = Run(
-    lr=5e-4, weight_decay=0.01, epochs=20, label_smoothing=0.1, dropout=None, augmentation=0.0,
-    batch_size=4, seed=0,
-)  # fmt: skip
+RUN = replace(
+    toy_task.RUN,
+    lr=5e-4,
+    weight_decay=0.01,
+    epochs=20,
+    label_smoothing=0.1,
+    augmentation=0.0,
+    batch_size=4,
+    seed=0,
+)
 
 
 def pairs(model: Path = MINILM, **changes) -> TextClassification:
@@ -184,8 +192,10 @@ def test_probe_and_fine_tuning_learn_numbers(freeze: int, tmp_path: Path) -> Non
     # So few texts that the penalty may leave little more than their mean.
     assert linear_probe(task, model) < variance
     model = task.build()
-    losses = finetune(task, model, RUN)
-    assert losses[-1] < 0.5 * losses[0]
+    training = FineTuning(task, model, RUN, Accelerator(cpu=True))
+    for _ in training.train():
+        pass
+    assert training.losses[-1] < 0.5 * training.losses[0]
     task.save(model, tmp_path)
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert again.config.problem_type == "regression"

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -22,7 +26,7 @@ from ladle.sweep import Constant, Keeping, Space, Uniform, sweep
 from ladle.sweep.finetune import _ORDER, _seed
 from ladle.sweep.pause import Pause
 from ladle.tasks import Trainable
-from ladle.tasks.base import Split
+from ladle.tasks.base import Split, no_progress
 from toy_task import PointsTask
 
 SPACE = Space(lr=Constant(0.05), epochs=Constant(2), batch_size=Constant(16))
@@ -254,7 +258,9 @@ def test_a_sweep_of_a_real_transformer(tmp_path):
         "tiny", _model_folder(), label_names=("bad", "good"), freeze=5,
         splits={"train": ("train", texts, labels), "dev": ("held-out", texts, labels)},
     )  # fmt: skip
-    space = Space(lr=Constant(3e-4), epochs=Constant(2), batch_size=Constant(4))
+    space = Space(
+        lr=Constant(1e-4), epochs=Constant(4), batch_size=Constant(4), augmentation=Constant(0.0)
+    )
     one, other = sweep(task, tmp_path, runs=2, space=space)
     base = weights(tmp_path / "base")
     assert not same(weights(one), weights(other))
@@ -311,6 +317,44 @@ def test_a_run_that_fails_is_recorded_and_left_out(error, says, tmp_path):
     well.sick = False
     assert len(sweep(well, out, runs=3, space=SPACE, retry_failed=True)) == 3
     assert [trial.state.name for trial in trials(out)] == ["COMPLETE"] * 3
+
+
+def test_a_score_that_is_no_number_is_a_failure_to_the_study_alone(tmp_path):
+    class Silent(PointsTask):
+        def predict(self, model, split, *, device, batch_size, advance=no_progress):
+            said = super().predict(model, split, device=device, batch_size=batch_size)
+            return np.full_like(said, np.nan)
+
+    (folder,) = sweep(Silent(), tmp_path, runs=1, space=SPACE)
+    assert read(folder)["scores"][-1]["value"] is None
+    (trial,) = trials(tmp_path)
+    assert (trial.state.name, trial.user_attrs["failed"]) == ("FAIL", "its held-out score is nan")
+
+
+@pytest.mark.slow
+def test_bfloat16_is_a_matter_of_the_process(tmp_path):
+    task = Path(__file__).parents[1] / "toy_task.py"
+    for name, more in (("plain", []), ("amp", ["--amp"])):
+        command = [
+            sys.executable,
+            "-m",
+            "ladle",
+            "sweep",
+            "--task",
+            f"{task}:PointsTask",
+            "--runs",
+            "1",
+        ]
+        subprocess.run([*command, "-o", tmp_path / name, *more], check=True, capture_output=True)
+    plain, amp = (weights(tmp_path / name / "run-0000") for name in ("plain", "amp"))
+    assert not same(plain, amp)
+    for name, tensor in plain.items():
+        assert amp[name].dtype == torch.float32
+        torch.testing.assert_close(amp[name], tensor, rtol=0.05, atol=0.01)
+    # accelerate keeps one precision for a process.
+    sweep(PointsTask(), tmp_path / "here", runs=1, space=SPACE)
+    with pytest.raises(BadInput, match=r"another device or precision already .*; start a new"):
+        sweep(PointsTask(), tmp_path / "there", runs=1, space=SPACE, amp=True)
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(tmp_path):

@@ -156,7 +156,7 @@ def show(records: Sequence[Mapping[str, Any]]) -> None:
                 record["name"],
                 *(_short(record["run"][name]) for name in names),
                 *(
-                    [f"{record['training_loss'][-1]:.4f}", f"{record['scores'][-1]['value']:.4f}"]
+                    [_exact(record["training_loss"][-1]), _exact(record["scores"][-1]["value"])]
                     if made
                     else []
                 ),
@@ -170,3 +170,7 @@ def _short(value: float | str | None) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def _exact(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -112,7 +114,9 @@ class Maker:
         )
         if split.classes is not None:
             logits = split.classes.project(logits)
-        value = metric(Predictions(split.name, logits, split.labels))
+        # argmax would take NaN for a class.
+        finite = np.isfinite(logits).all()
+        value = metric(Predictions(split.name, logits, split.labels)) if finite else math.nan
         return Score(step, split.name, metric.name, value)
 
     def record(self, folder: Path, name: str, *, run: Run | None = None, **facts: Any) -> None:

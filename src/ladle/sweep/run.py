@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -184,11 +185,12 @@ class _Story:
         self._number, self._name = number, folder.name
         record = read_record(folder / RUN_RECORD)
         failed, scores = record["failed"], record["scores"]
+        score = scores[-1]["value"] if scores else None
         if self._study is not None and failed is None:
-            self._study.finished(number - 1, scores[-1]["value"])
+            # What is no number is null in a record.
+            self._study.finished(number - 1, math.nan if score is None else score)
         elif self._study is not None:
             self._study.failed(number - 1, failed)
-        score = scores[-1]["value"] if scores else None
         self._tell(self._steps[number - 1], score=score, failed=failed)
 
     def _tell(self, done: int, **more: Any) -> None:
@@ -208,12 +210,21 @@ def _accelerator(device: torch.device | None, *, amp: bool) -> Accelerator:
         raise MissingExtra("accelerate", "sweep") from None
     if device is not None and device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    return Accelerator(
-        cpu=device is None or device.type == "cpu",
-        mixed_precision="bf16" if amp else "no",
-        # A model may have parts that a task does not use, such as a pooler.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    precision = "bf16" if amp else "no"
+    # A model may have parts that a task does not use, such as a pooler.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    try:
+        return Accelerator(
+            cpu=device is None or device.type == "cpu",
+            mixed_precision=precision,
+            kwargs_handlers=[unused],
+        )
+    except ValueError as error:
+        # accelerate has one state for all of a process.
+        raise BadInput(
+            f"this process has trained with another device or precision already ({error}); start "
+            "a new one"
+        ) from error
 
 
 def _forget_failed(output: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_dry_run_lists_the_configurations(capsys, tmp_path, monkeypatch, point
     said = json.loads(capsys.readouterr().out)
     runs = Space.read("own.toml").runs(2, 3, points)
     assert said["runs"] == [
-        {"name": f"run-00{number}", "run": asdict(run)} for number, run in enumerate(runs)
+        {"name": f"run-000{number}", "run": asdict(run)} for number, run in enumerate(runs)
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["own.toml"]
 
@@ -51,7 +51,7 @@ def test_a_table_shows_in_what_the_runs_differ(capsys):
 
 def test_one_run_alone_differs_in_nothing(capsys):
     assert sweep("--runs", 1) == 0
-    assert capsys.readouterr().out.split() == ["run-000"]
+    assert capsys.readouterr().out.split() == ["run-0000"]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_regression(tmp_path: Path) -> None:
     held_out = {
         row["model"]: row["value"] for row in cooked["evaluations"] if row["split"] == "held-out"
     }
-    assert held_out["greedy soup"] == min(held_out[f"run-00{i}"] for i in (0, 1)) or (
+    assert held_out["greedy soup"] == min(held_out[f"run-000{i}"] for i in (0, 1)) or (
         held_out["greedy soup"] == held_out["uniform soup"]
     )
     checked = ladle("check", "sweep", "--task", "task.toml", cwd=tmp_path)

@@ -17,6 +17,7 @@ from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.jobs import Map
 from ladle.runs import Facts
+from ladle.soup.elsewhere import digest_here
 from ladle.soup.fingerprint import fingerprint
 
 _MOST_DIFFERENCES = 12
@@ -172,14 +173,10 @@ class Pool:
         found = [as_opened(one.checkpoint) for one in self if not one.content.is_hashed]
         stored = [one for one in found if isinstance(one, StoredCheckpoint)]
         files = {file: part for one in stored for file, part in one.one_by_one().items()}
-        sums = dict(zip(files, map(_digest, files.values()), strict=True))
+        sums = dict(zip(files, map(digest_here, files.values()), strict=True))
         for one in stored:
             one.know({file: sums[file] for file in one.one_by_one()})
         self.hash_all()
-
-
-def _digest(checkpoint: Checkpoint) -> str:
-    return checkpoint.digest()
 
 
 def common_layout(ingredients: Sequence[Ingredient]) -> Layout:

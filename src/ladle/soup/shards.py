@@ -10,23 +10,20 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladle.checkpoint import Checkpoint, MemoryCheckpoint
 from ladle.checkpoint.write import Metadata, Shard, safetensors_files
-from ladle.errors import BadInput, UnreadableCheckpoint
+from ladle.errors import BadInput
 from ladle.files import publish_file, telling_full_disk
 from ladle.jobs import Map
 from ladle.merge import Ingredients, mean, stream
+from ladle.soup.elsewhere import reading_here
 from ladle.soup.soup import Soup
 
 Advance = Callable[[int], None]
-
-_WORK = ".shards-"
-"""How the folder begins in which jobs write; see `write_elsewhere`."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,11 @@ class ShardWriter:
                 ingredient.
             NonFiniteTensor, LayoutMismatch: see `Soup.stream_into`.
         """
-        check_seen(self.soup.checkpoints, self.folder)
+        _check_folder(self.folder)
         # Of its own, for whoever was thought to be dead may still be at it.
         attempt = self.folder / uuid.uuid4().hex
         names = shard.layout.tensors
-        with telling_full_disk(self.folder.parent), _telling_machine():
+        with telling_full_disk(self.folder.parent), reading_here(self.soup.checkpoints):
             attempt.mkdir()
             try:
                 with safetensors_files(attempt, [shard], self.metadata) as sink:
@@ -93,7 +90,7 @@ def write_elsewhere(
     Raises:
         BadInput: see `ShardWriter`.
     """
-    work = folder / f"{_WORK}{uuid.uuid4().hex}"
+    work = folder / f".shards-{uuid.uuid4().hex}"
     work.mkdir()
     try:
         writer = ShardWriter(portable(soup), work, metadata, dtype, threads)
@@ -121,45 +118,15 @@ def portable(soup: Soup) -> Soup:
     )
 
 
-def check_seen(checkpoints: Iterable[Checkpoint], folder: Path | None = None) -> None:
-    """Check that this machine reads the files of checkpoints, and may write to a folder.
-
-    Raises:
-        BadInput: it does not, or may not.
-    """
-    for file in dict.fromkeys(file for one in checkpoints for file in one.files):
-        _check_read(file)
-    if folder is None:
-        return
-    machine = platform.node()
-    output = folder.parent if folder.name.startswith(_WORK) else folder
+def _check_folder(folder: Path) -> None:
+    # What the command has made in its output, to be told from a folder of the same name here.
+    machine, output = platform.node(), folder.parent
     if not folder.is_dir():
         raise BadInput(
             f"{machine} does not see {output}; name an --output on storage that all machines share"
         )
     if not os.access(folder, os.W_OK):
         raise BadInput(f"{machine} may not write to {output}; change its permissions there")
-
-
-def _check_read(file: Path) -> None:
-    try:
-        with file.open("rb"):
-            pass
-    except Exception as error:
-        # Each store of fsspec has errors of its own.
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(
-            f"{platform.node()} cannot read {file} ({reason}); put it on storage that all machines "
-            "share, or give a URL that all reach"
-        ) from error
-
-
-@contextmanager
-def _telling_machine() -> Iterator[None]:
-    try:
-        yield
-    except UnreadableCheckpoint as error:
-        raise UnreadableCheckpoint(f"on {platform.node()}: {error}") from error
 
 
 def _in_memory(checkpoint: Checkpoint) -> MemoryCheckpoint:

@@ -47,7 +47,7 @@ class Tasks:
             LostWork: a task's workers were lost time and again.
         """
         rest = iter(items)
-        task = _done.options(
+        task = _task.options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             max_retries=_RETRIES,
@@ -99,6 +99,8 @@ def told(ref: Any) -> Any:
         ) from error
 
 
-@ray.remote
 def _done(work: Callable[[Any], Any], item: Any) -> Any:
     return work(item)
+
+
+_task: Any = ray.remote(_done)

@@ -18,7 +18,7 @@ LAYERS = [
     ["soup", "tasks"],
     ["merge", "runs"],
     ["checkpoint", "predictions"],
-    ["errors", "files", "foreign", "jobs", "native", "wording"],
+    ["ahead", "errors", "files", "foreign", "native", "wording"],
 ]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 # The lowest floor may lean on the errors, which lean on nothing.

@@ -18,9 +18,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import ladle
+from ladle.ahead import one_by_one
 from ladle.checkpoint import MemoryCheckpoint
 from ladle.errors import BadInput, NonFiniteTensor, UnreadableCheckpoint
-from ladle.jobs import one_by_one
 from ladle.merge import Linear
 from ladle.soup import Pool, Soup
 from ladle.soup.output import WriteOptions, save

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
+from ladle.ahead import R, T
 from ladle.errors import LadleError
-from ladle.jobs import Item, Result
 
 _RETRIES = 3
 """Of a task whose worker or node is lost."""
@@ -27,7 +27,7 @@ class LostWork(LadleError):
 
 @dataclass(frozen=True)
 class Tasks:
-    """A lazy `Map` on the cluster that Ray is connected to: see `ladle.jobs.Map`.
+    """A lazy `Map` on the cluster that Ray is connected to: see `ladle.ahead.Map`.
 
     Each call of the work is a task with so many CPUs and GPUs of one node, and at most `at_once`
     are under way. They are spread over the nodes, each of which has a network card of its own. A
@@ -39,9 +39,7 @@ class Tasks:
     cpus: float = 1
     gpus: float = 0
 
-    def __call__(
-        self, work: Callable[[Item], Result], items: Iterable[Item], /
-    ) -> Iterator[Result]:
+    def __call__(self, work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
         """
         Raises:
             LostWork: a task's workers were lost time and again.

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ladle.ahead import Map
 from ladle.checkpoint import AdapterCheckpoint, side_files
 from ladle.checkpoint.write import (
     FileSink,
@@ -34,7 +35,6 @@ from ladle.files import (
     refuse_existing,
     telling_full_disk,
 )
-from ladle.jobs import Map
 from ladle.merge import with_dtype
 from ladle.soup.adapter import WrittenAdapter, adapter_of, is_adapter, write_adapter
 from ladle.soup.card import model_card

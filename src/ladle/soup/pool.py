@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ladle.ahead import Map
 from ladle.checkpoint import Checkpoint, Layout, TensorSpec, renamed, renamed_as
 from ladle.checkpoint.adapter import loose_factor
 from ladle.checkpoint.dtypes import promote
 from ladle.checkpoint.naming import as_opened
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.errors import BadInput, LayoutMismatch
-from ladle.jobs import Map
 from ladle.runs import Facts
 from ladle.soup.elsewhere import digest_here
 from ladle.soup.fingerprint import fingerprint

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ladle.ahead import Map
 from ladle.checkpoint import Checkpoint, MemoryCheckpoint
 from ladle.checkpoint.write import Metadata, Shard, safetensors_files
 from ladle.errors import BadInput
 from ladle.files import publish_file, telling_full_disk
-from ladle.jobs import Map
 from ladle.merge import Ingredients, mean, stream
 from ladle.soup.elsewhere import reading_here
 from ladle.soup.soup import Soup

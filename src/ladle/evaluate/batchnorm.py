@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ladle.evaluate.crew import CrewGradients
     from ladle.evaluate.gradients import HeldOutGradients
 
 BatchNormMode = Literal["average", "recalibrate", "best"]
@@ -112,7 +113,9 @@ class BatchNormTaster:
         """See `ladle.soup.Ensembles`; single models keep their own statistics."""
         return self._evaluator.ensembles_of(members)
 
-    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+    def gradients(
+        self, pool: Pool, *, integers: Policy = "equal"
+    ) -> HeldOutGradients | CrewGradients:
         """See `Evaluator.gradients`; there, statistics are averaged."""
         return self._evaluator.gradients(pool, integers=integers)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ladle.evaluate.crew import Crew, CrewGradients
     from ladle.evaluate.gradients import HeldOutGradients
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
@@ -58,12 +59,13 @@ class Evaluator:
         early_exit: bool = True,
         watch: Watch = unwatched,
         workspace: Path | None = None,
+        crew: Crew | None = None,
     ) -> None:
         """`amp` computes in bfloat16 where PyTorch's autocast does; `channels_last` lays the
         weights of convolutions out for them. Both change rounding, and what the store knows one
         evaluation by. Without `early_exit`, `at_least` says the same after all examples.
         `workspace` is a folder, made when needed, where a recipe that was interrupted finds what
-        it had done.
+        it had done. A `crew` computes the slopes for recipes that learn; otherwise this process.
 
         Raises:
             BadTask: the task has no held-out split, or more than one.
@@ -78,6 +80,7 @@ class Evaluator:
         self._early_exit = early_exit
         self.watch = watch
         self.workspace = workspace
+        self.crew = crew
         self._courses: dict[str, Course] = {}
         self._whole: set[str] = set()  # What was measured in the usual batches.
         self._live: tuple[nn.Module, torch.device] | None = None
@@ -169,15 +172,20 @@ class Evaluator:
         self._whole.add(soup.digest)
         return self.predict(soup, self.held_out.name)
 
-    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+    def gradients(
+        self, pool: Pool, *, integers: Policy = "equal"
+    ) -> HeldOutGradients | CrewGradients:
         """Losses of soups of a pool on the held-out split, and their slopes in the weights.
 
         Raises:
             BadInput: the task is not `Differentiable`.
         """
+        from ladle.evaluate.crew import CrewGradients
         from ladle.evaluate.gradients import HeldOutGradients
 
-        return HeldOutGradients(self, pool, integers=integers)
+        if self.crew is None:
+            return HeldOutGradients(self, pool, integers=integers)
+        return CrewGradients(self, self.crew, pool, integers=integers)
 
     def describe(self) -> dict[str, Any]:
         """Task, metric and splits, for the record."""

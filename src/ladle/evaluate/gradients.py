@@ -90,6 +90,12 @@ class HeldOutGradients:
         """What losses and slopes follow from beside the soup: task, examples, arithmetic."""
         return self._examples.identity
 
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Those of the model's parameters that slopes are of, by the tensors' names."""
+        named = dict(self._model.named_parameters(remove_duplicate=False))
+        return {name: named[own].dtype for name, own in self._parameters.items()}
+
     def batches(self, steps: Sequence[ExampleNumbers]) -> Generator[Batch, None, None]:
         """The examples of each step, read when it is asked for.
 

@@ -11,6 +11,7 @@ SRC = Path(__file__).parent.parent / "src" / "ladle"
 LAYERS = [
     ["cli"],
     ["demo"],
+    ["cluster"],
     ["cook", "checks"],
     ["report"],
     ["callbacks", "evaluate", "sweep", "recipes"],  # side by side; none imports another

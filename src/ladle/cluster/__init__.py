@@ -1,0 +1,5 @@
+"""Work on several machines, by Ray: the only part of ladle that imports it, and only when used."""
+
+from ladle.cluster.connect import Cluster, Node, connected
+
+__all__ = ["Cluster", "Node", "connected"]

@@ -67,7 +67,7 @@ class Hands:
     def share(self, value: Any) -> Callable[[], Any]:
         return Shared(value)
 
-    def map(self, work: Callable[[Evaluator, Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+    def each(self, work: Callable[[Evaluator, Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
         def do(item: Any) -> Any:
             who = int(self._draw.integers(len(self.evaluators)))
             self.done.append(who)

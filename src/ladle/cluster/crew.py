@@ -70,7 +70,7 @@ class RayCrew:
     def share(self, value: T) -> Callable[[], T]:
         return Shared(ray.put(value), value)
 
-    def map(self, work: Callable[[Evaluator, T], R], items: Iterable[T], /) -> Iterator[R]:
+    def each(self, work: Callable[[Evaluator, T], R], items: Iterable[T], /) -> Iterator[R]:
         """
         Raises:
             LostWork: workers died again and again at one item.

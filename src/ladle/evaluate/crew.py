@@ -43,7 +43,7 @@ class Crew(Protocol):
         """
         ...
 
-    def map(self, work: Callable[[Evaluator, T], R], items: Iterable[T], /) -> Iterator[R]:
+    def each(self, work: Callable[[Evaluator, T], R], items: Iterable[T], /) -> Iterator[R]:
         """What the work gives for each item, in order; done by whoever is free, perhaps again."""
         ...
 
@@ -98,7 +98,7 @@ class CrewGradients:
         self._first = crew.share(pool)
         self._pool = pool, self._first
         start = _Dish(self._first, self._first, mean(len(pool)), integers, None)
-        found = next(crew.map(_tensors, [start]))
+        found = next(crew.each(_tensors, [start]))
         self.tensors: Mapping[str, str] = found.names
         self._dtypes = found.dtypes
 
@@ -127,7 +127,7 @@ class CrewGradients:
     def __call__(self, soup: Soup, batch: Sequence[ExampleNumbers], factor: float) -> Slope:
         dish, size = self._dish(soup), sum(map(len, batch))
         pieces = [_Piece(dish, examples, size, factor) for examples in batch]
-        slope = _summed(self._crew.map(_slope, pieces), self._dtypes)
+        slope = _summed(self._crew.each(_slope, pieces), self._dtypes)
         slope.check_finite(self.split)
         return slope
 
@@ -140,7 +140,7 @@ class CrewGradients:
     def _predicted(self, soup: Soup, examples: ExampleNumbers) -> tuple[Tensor, Tensor]:
         dish = self._dish(soup)
         pieces = [_Piece(dish, portion) for portion in self._examples.portions(examples)]
-        said = list(self._crew.map(_predicted, pieces))
+        said = list(self._crew.each(_predicted, pieces))
         logits, labels = (np.concatenate(parts) for parts in zip(*said, strict=True))
         return torch.from_numpy(logits), torch.from_numpy(labels)
 

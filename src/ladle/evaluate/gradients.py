@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ladle.checkpoint.dtypes import AVERAGED
 from ladle.checkpoint.numbers import Float32
 from ladle.errors import BadInput
-from ladle.evaluate.evaluator import find_device
 from ladle.evaluate.examples import HeldOutExamples, Slope
+from ladle.evaluate.model import find_device
 from ladle.foreign import running
 from ladle.merge import Merge, differing
 from ladle.predictions import ClassSubset, ExampleNumbers, Labels

@@ -66,6 +66,7 @@ class RayCrew:
             num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self._workers = [self._new() for _ in range(workers)]
+        self._lost_early = 0
 
     def share(self, value: T) -> Callable[[], T]:
         return Shared(ray.put(value), value)
@@ -117,13 +118,19 @@ class RayCrew:
     def _started(self, ref: Any) -> None:
         worker = next(one for one in self._workers if one.ready == ref)
         if self._is_lost(ref):
+            self._lost_early += 1
+            if self._lost_early == _DEATHS:
+                raise LostWork(
+                    f"{_DEATHS} workers died while they loaded the task; see their logs, or give "
+                    "each more memory with fewer --workers"
+                )
             self._replace(worker)
         else:
             told(ref)  # Or what it raised in making its evaluator.
             worker.ready = None
+            self._lost_early = 0
 
     def _replace(self, lost: _Worker) -> None:
-        self._deaths = getattr(self, "_deaths", 0) + 1
         self._workers[self._workers.index(lost)] = self._new()
 
     def _hand_out(
@@ -174,10 +181,11 @@ class _Hand:
     """What an actor is."""
 
     def __init__(self, make: Callable[[], Evaluator]) -> None:
-        self._evaluator = make()
+        self._make = make  # Not called yet: an actor that fails while it begins cannot say why.
 
     def ready(self) -> None:
         """Comes back when there is an evaluator."""
+        self._evaluator = self._make()
 
     def do(self, work: Callable[[Evaluator, Any], Any], item: Any) -> Any:
         return work(self._evaluator, item)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 from ladle.cli import screen
+from ladle.errors import BadInput
 
 if TYPE_CHECKING:
+    from ladle.cluster import Workers
     from ladle.evaluate import Evaluator
-    from ladle.soup import Gathered, Pool
+    from ladle.soup import Gathered, Ingredient, Pool
     from ladle.tasks import Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -210,6 +213,15 @@ class Evaluating:
         find_device(self.device)
         return load_task(reference, skip_corrupt=self.skip_corrupt)
 
+    def loading(self, reference: str) -> Callable[[], Task]:
+        """What loads the same task on another machine, whatever folder it is in there."""
+        from ladle.foreign import is_reference
+        from ladle.tasks import load_task
+
+        if is_reference(reference) or reference.endswith(".toml"):
+            reference = str(Path(reference).expanduser().absolute())
+        return functools.partial(load_task, reference, skip_corrupt=self.skip_corrupt)
+
     def evaluator(self, task: Task, **further: Any) -> Evaluator:
         """What evaluates on the task, with progress on the screen."""
         from ladle.evaluate import Evaluator
@@ -220,9 +232,62 @@ class Evaluating:
             batch_size=self.batch_size,
             amp=self.amp,
             channels_last=self.channels_last,
-            watch=screen.watching,
+            watch=screen.watching_one,
             **further,
         )
+
+
+ray = click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Work on a Ray cluster: HOST:PORT, or auto for the one of this machine, begun if needed.",
+)
+workers = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --ray: at most so many at a time; default as many as there is room for.",
+)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who evaluates, if not this process alone."""
+
+    ray: str | None
+    workers: int | None
+    cpus_per_worker: float
+    gpus_per_worker: float
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadInput: there are workers, but no cluster to have them.
+        """
+        if self.ray is None and self.workers is not None:
+            raise BadInput("--workers goes with --ray, which says where they work")
+
+    @contextmanager
+    def evaluating(
+        self, evaluating: Evaluating, reference: str, task: Task, pool: Iterable[Ingredient]
+    ) -> Iterator[Workers | None]:
+        """Workers that have the task and can read the checkpoints; None without a cluster."""
+        if self.ray is None:
+            yield None
+            return
+        from ladle.cluster import Settings, Size, Workers, connected
+
+        settings = Settings(
+            evaluating.device, evaluating.batch_size, evaluating.amp, evaluating.channels_last
+        )
+        with connected(self.ray) as cluster:
+            cluster.check_paths(file for one in pool for file in one.checkpoint.files)
+            load = evaluating.loading(reference)
+            size = Size(self.cpus_per_worker, self.gpus_per_worker)
+            with Workers(
+                cluster, load, task, settings=settings, size=size, count=self.workers
+            ) as workers:
+                yield workers
 
 
 def _as_one(
@@ -243,3 +308,23 @@ def _as_one(
 
 opening = _as_one("opening", Opening, inputs, _choosing)
 evaluating = _as_one("evaluating", Evaluating, skip_corrupt, device, batch_size, amp, channels_last)
+crew = _as_one(
+    "crew",
+    Crew,
+    ray,
+    workers,
+    click.option(
+        "--cpus-per-worker",
+        type=click.FloatRange(0, min_open=True),
+        default=1,
+        show_default=True,
+        help="With --ray: CPUs, and threads, of each worker.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(0),
+        default=0,
+        show_default=True,
+        help="With --ray: GPUs of each worker; half of one lets two share it.",
+    ),
+)

@@ -129,6 +129,17 @@ store = click.option(
     metavar="FILE",
     help="Keep evaluations in this file, and use those that it has; commands may share it.",
 )
+ray = click.option(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Work on a Ray cluster: HOST:PORT, ray://HOST:PORT, or auto for the one of this machine.",
+)
+workers = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --ray, how many work at once; as it stands, all that there is room for.",
+)
 rank = click.option(
     "--rank",
     type=click.IntRange(1),

@@ -224,15 +224,6 @@ class Evaluating:
         find_device(self.device)
         return load_task(reference, skip_corrupt=self.skip_corrupt)
 
-    def loading(self, reference: str) -> Callable[[], Task]:
-        """What loads the same task on another machine, whatever folder it is in there."""
-        from ladle.foreign import is_reference
-        from ladle.tasks import load_task
-
-        if is_reference(reference) or reference.endswith(".toml"):
-            reference = str(Path(reference).expanduser().absolute())
-        return functools.partial(load_task, reference, skip_corrupt=self.skip_corrupt)
-
     def evaluator(self, task: Task, **further: Any) -> Evaluator:
         """What evaluates on the task, with progress on the screen."""
         from ladle.evaluate import Evaluator
@@ -248,35 +239,28 @@ class Evaluating:
         )
 
 
-ray = click.option(
-    "--ray",
-    metavar="ADDRESS",
-    help="Work on a Ray cluster: HOST:PORT, or auto for the one of this machine, begun if needed.",
-)
-workers = click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="With --ray: at most so many at a time; default as many as there is room for.",
-)
-
-
 @dataclass(frozen=True)
 class Crew:
     """Who evaluates, if not this process alone."""
 
     ray: str | None
     workers: int | None
-    cpus_per_worker: float
-    gpus_per_worker: float
+    cpus_per_worker: int | None
+    gpus_per_worker: float | None
 
     def check(self) -> None:
         """
         Raises:
             BadInput: there are workers, but no cluster to have them.
         """
-        if self.ray is None and self.workers is not None:
-            raise BadInput("--workers goes with --ray, which says where they work")
+        of_ray = {
+            "--workers": self.workers,
+            "--cpus-per-worker": self.cpus_per_worker,
+            "--gpus-per-worker": self.gpus_per_worker,
+        }
+        given = next((flag for flag, value in of_ray.items() if value is not None), None)
+        if self.ray is None and given is not None:
+            raise BadInput(f"{given} is for workers on a Ray cluster; add --ray auto or an address")
 
     @contextmanager
     def evaluating(
@@ -287,14 +271,19 @@ class Crew:
             yield None
             return
         from ladle.cluster import Settings, Size, Workers, connected
+        from ladle.tasks.load import loader
 
         settings = Settings(
             evaluating.device, evaluating.batch_size, evaluating.amp, evaluating.channels_last
         )
         with connected(self.ray) as cluster:
             cluster.check_paths(file for one in pool for file in one.checkpoint.files)
-            load = evaluating.loading(reference)
-            size = Size(self.cpus_per_worker, self.gpus_per_worker)
+            load = loader(reference, skip_corrupt=evaluating.skip_corrupt)
+            gpus = self.gpus_per_worker
+            if gpus is None:
+                has_some = evaluating.device != "cpu" and any(node.gpus for node in cluster.nodes)
+                gpus = 1 if has_some else 0
+            size = Size(self.cpus_per_worker or 1, gpus)
             with Workers(
                 cluster, load, task, settings=settings, size=size, count=self.workers
             ) as workers:
@@ -326,16 +315,14 @@ crew = _as_one(
     workers,
     click.option(
         "--cpus-per-worker",
-        type=click.FloatRange(0, min_open=True),
-        default=1,
-        show_default=True,
-        help="With --ray: CPUs, and threads, of each worker.",
+        type=click.IntRange(1),
+        metavar="N",
+        help="With --ray: CPUs, and threads, of each; as it stands, 1.",
     ),
     click.option(
         "--gpus-per-worker",
         type=click.FloatRange(0),
-        default=0,
-        show_default=True,
-        help="With --ray: GPUs of each worker; half of one lets two share it.",
+        metavar="N",
+        help="With --ray; as it stands, 1 if the cluster has any. Below 1, workers share one.",
     ),
 )

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_batchnorm import sweep
 from test_early_exit import Table, pool
-from test_early_exit_on_models import SomeNormalisedDigits
 
 import ladle
 from ladle.ahead import Map, one_by_one, working_ahead
-from ladle.checkpoint import MemoryCheckpoint
-from ladle.evaluate import BatchNormTaster, Evaluator, HereForward, Store
+from ladle.evaluate import Evaluator, HereForward, Store
 from ladle.predictions import METRICS
 from ladle.recipes import RECIPES
-from ladle.soup import Ingredient, Pool, Prepared, Soup
-from ladle.soup.record import record
+from ladle.soup import Pool, Prepared, Soup
 
 WORKERS = (1, 2, 4)
 

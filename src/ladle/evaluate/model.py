@@ -150,6 +150,15 @@ class HereForward:
         called = {own: name for name, own in soup.names_in(model).items()}
         return {called[name]: tensor for name, tensor in found.items() if called[name] in names}
 
+    def build(self) -> tuple[nn.Module, torch.device]:
+        """The model and its device, with whatever weights it has."""
+        if self._live is None:
+            device = find_device(self._device)
+            with running(f"building the model of task {self._task.name!r}"):
+                model = self._arithmetic.laid_out(self._task.build().to(device).eval())
+                self._live = (model, device)
+        return self._live
+
     def is_exact_for(self, soup: Soup) -> bool:
         if self._live is None:
             return False
@@ -168,12 +177,7 @@ class HereForward:
         with self._lock:  # there is one model
             if is_dropped():
                 raise Dropped("nobody waits for this evaluation")
-            if self._live is None:
-                device = find_device(self._device)
-                with running(f"building the model of task {self._task.name!r}"):
-                    model = self._arithmetic.laid_out(self._task.build().to(device).eval())
-                    self._live = (model, device)
-            model, device = self._live
+            model, device = self.build()
             if self._loaded != soup.digest:
                 self._loaded = None
                 soup.load_into(model)

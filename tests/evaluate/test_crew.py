@@ -165,6 +165,33 @@ def test_what_is_known_of_the_examples_is_the_same(runs: list[Path]) -> None:
     assert crew.taste(soup, np.arange(200), 1.5) == alone.taste(soup, np.arange(200), 1.5)
 
 
+@pytest.mark.parametrize("task", [Digits, Wrinkled, Half])
+def test_slopes_are_added_up_as_one_model_does_to_the_last_bit(
+    runs: list[Path], wrinkled: list[Path], task: type[Digits]
+) -> None:
+    pool = ladle.open(wrinkled if task is Wrinkled else runs)
+    soup, step = ladle.uniform(pool), np.arange(17, 145)
+    alone = Evaluator(task()).gradients(pool)
+    (batch,) = alone.batches([step])
+    expected = alone(soup, batch, 1.3)
+    crew = Evaluator(task(), crew=Hands(task, 3)).gradients(pool)
+    (pieces,) = crew.batches([step])
+    found = crew(soup, pieces, 1.3)
+    assert (found.loss, found.factor) == (expected.loss, expected.factor)
+    assert found.weights.keys() == expected.weights.keys()
+    for name, slope in expected.weights.items():
+        assert found.weights[name].tobytes() == slope.tobytes()
+
+
+def test_a_tasting_does_not_tell_whether_there_was_a_slope_before_it(wrinkled: list[Path]) -> None:
+    pool = ladle.open(wrinkled)
+    gradients = Evaluator(Wrinkled()).gradients(pool)
+    before = gradients.predicted(ladle.uniform(pool), np.arange(300))[0]
+    (batch,) = gradients.batches([np.arange(64)])
+    gradients(ladle.uniform(pool), batch, 1.0)
+    assert torch.equal(gradients.predicted(ladle.uniform(pool), np.arange(300))[0], before)
+
+
 def test_a_slope_that_is_not_finite_is_told(runs: list[Path]) -> None:
     pool = ladle.open(runs)
     gradients = Evaluator(Digits(), crew=Hands(Digits, 2)).gradients(pool)

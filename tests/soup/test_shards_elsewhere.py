@@ -20,6 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import ladle
 from ladle.ahead import one_by_one
 from ladle.checkpoint import MemoryCheckpoint
+from ladle.checkpoint.hashing import RunningSha256
 from ladle.errors import BadInput, NonFiniteTensor, UnreadableCheckpoint
 from ladle.merge import Linear
 from ladle.soup import Pool, Soup
@@ -117,6 +118,30 @@ def test_no_hash_is_computed_that_is_not_wanted(models: list[Path], tmp_path: Pa
     save(ladle.uniform(ladle.open(models)), tmp_path / "hashed", options=options)
     files = [file for model in models for file in model.glob("model-*")]
     assert len(done) == len(shards) + len(files)
+
+
+def test_who_hands_out_jobs_hashes_nothing_itself(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work: list[bool] = []
+    read_on = RunningSha256._read_on
+
+    def watched(self: RunningSha256, stop: int) -> None:
+        assert at_work
+        read_on(self, stop)
+
+    def working(work: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        for item in items:
+            at_work.append(True)
+            result = pickling(work, [item])
+            yield next(result)
+            at_work.clear()
+
+    monkeypatch.setattr(RunningSha256, "_read_on", watched)
+    options = WriteOptions(max_shard_bytes=SMALL, map=working)
+    save(ladle.uniform(ladle.open(models)), tmp_path / "soup", options=options)
+    record = json.loads((tmp_path / "soup" / "soup.json").read_text())
+    assert all(one["sha256"] for one in record["ingredients"])
 
 
 def test_a_job_is_small_and_takes_no_weights_along(models: list[Path], tmp_path: Path) -> None:

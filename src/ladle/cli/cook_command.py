@@ -139,12 +139,13 @@ def command(
         read = [*pool, *([start] if start else [])]
         with crew.evaluating(evaluating, task, loaded, read) as workers:
             open_evaluate = _task_evaluate(
-                evaluating, loaded, early_exit=not full_evaluation, forward=workers
+                evaluating, loaded, early_exit=not full_evaluation, workers=workers
             )
             if workers is not None:
                 supplied["map"] = workers.map
                 chosen = recipe_options.chosen(recipe, of_recipes, further, supplied)
-                kitchen = replace(kitchen, map=workers.map)
+                write = replace(kitchen.write, map=workers.do, threads=crew.cpus_per_worker or 1)
+                kitchen = replace(kitchen, map=workers.map, write=write)
             done = cook(pool, chosen, open_evaluate, output, kitchen)
     screen.remark_all(text for text in done.record["caveats"] if text not in caveats)
     if as_json:
@@ -209,11 +210,16 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
 
 
 def _task_evaluate(
-    evaluating: options.Evaluating, task: Task, *, early_exit: bool, forward: Workers | None
+    evaluating: options.Evaluating, task: Task, *, early_exit: bool, workers: Workers | None
 ) -> OpenEvaluate:
     def open_evaluate(store: Store, workspace: Path) -> Evaluator:
         return evaluating.evaluator(
-            task, store=store, early_exit=early_exit, workspace=workspace, forward=forward
+            task,
+            store=store,
+            early_exit=early_exit,
+            workspace=workspace,
+            forward=workers,
+            crew=workers,
         )
 
     return open_evaluate

@@ -145,17 +145,6 @@ rank = click.option(
     type=click.IntRange(1),
     help="Of a soup of LoRA adapters: truncated to it. As it stands, exact.",
 )
-ray = click.option(
-    "--ray",
-    metavar="ADDRESS",
-    help="Work on this Ray cluster: auto, HOST:PORT or ray://HOST:PORT. It changes no result.",
-)
-workers = click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="With --ray: at most so many at a time; otherwise what the cluster has room for.",
-)
 writing = together(output, overwrite, dry_run, dtype, max_shard_size, rank, integers)
 always = together(as_json, debug)
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
 
-from ladle.ahead import Map, working_ahead
+from ladle.ahead import Map, R, T, working_ahead
 from ladle.cluster.connect import Cluster
+from ladle.cluster.sharing import Shared, offer
 from ladle.errors import BadInput, BadTask, LadleError
-from ladle.evaluate import Bar, Dropped, HereForward, Progress
+from ladle.evaluate import Bar, Dropped, Evaluator, HereForward, Progress
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.predictions import Array, ExampleNumbers
 from ladle.soup import Soup
@@ -52,7 +54,7 @@ class Size:
 
 
 class Workers:
-    """A `Forward` (see `ladle.evaluate`) that is many models, each held by an actor.
+    """A `Forward` and a `Crew` (see `ladle.evaluate`): many models, each held by an actor.
 
     An actor that is lost is replaced, and what it had under way is asked again. So long as one is
     left, the work goes on.
@@ -93,6 +95,7 @@ class Workers:
         self._task = task
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._actors: set[Any] = set()
+        self._shared: WeakSet[Shared] = WeakSet()
         self._lock = threading.Lock()
         self._used = False
         self._closed = False
@@ -152,6 +155,30 @@ class Workers:
     def statistics(self, soup: Soup, names: Collection[str], *, seed: int) -> dict[str, Tensor]:
         found = self._ask("statistics", soup, list(names), seed, is_dropped=lambda: False)
         return cast("dict[str, Tensor]", found)
+
+    def share(self, value: T) -> Callable[[], T]:
+        """See `Crew`."""
+        shared = Shared(self._ray.put(value), value)
+        self._shared.add(shared)
+        return shared
+
+    def each(self, work: Callable[[Evaluator, T], R], items: Iterable[T], /) -> Iterator[R]:
+        """See `Crew`: what the work gives with a worker's evaluator, for each item."""
+        return self._each("each", work, items)
+
+    def do(self, work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        """A `Map` for work that needs no model, and would find no room beside those who have one.
+
+        As workers may be lost, it may be done again.
+        """
+        return self._each("do", work, items)
+
+    def _each(self, method: str, work: Callable[..., R], items: Iterable[T]) -> Iterator[R]:
+        def ask(item: T) -> R:
+            found: R = self._ask(method, work, item, is_dropped=lambda: False)
+            return found
+
+        return iter(self.map(ask, items))
 
     def is_exact_for(self, soup: Soup) -> bool:
         return self._used and bool(self._ask("is_exact_for", soup, is_dropped=lambda: False))
@@ -229,7 +256,8 @@ class Workers:
     def _waited_for(
         self, actor: Any, ticket: str, method: str, content: bytes, is_dropped: Callable[[], bool]
     ) -> Any:
-        answer = actor.answer.remote(ticket, method, content)
+        shared = [one.ref for one in tuple(self._shared)]
+        answer = actor.answer.remote(ticket, method, content, shared)
         told = False
         while not self._ray.wait([answer], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
             if is_dropped() and not told:
@@ -260,12 +288,15 @@ class _Worker:
         self._load, self._settings = load, settings
         self._dropped: set[str] = set()
         self._forward: HereForward | None = None
+        self._evaluator: Evaluator | None = None
 
     def identity(self) -> Any:
         return _told(lambda: _identity(self._loaded()))
 
-    def answer(self, ticket: str, method: str, content: bytes) -> Any:
+    def answer(self, ticket: str, method: str, content: bytes, shared: Sequence[Any]) -> Any:
         import ray.cloudpickle
+
+        offer(shared)
 
         def found() -> Any:
             asked = ray.cloudpickle.loads(content)
@@ -290,6 +321,14 @@ class _Worker:
             batch_size=one.batch_size,
             arithmetic=Arithmetic(one.amp, one.channels_last),
         )
+        self._evaluator = Evaluator(
+            task,
+            device=one.device,
+            batch_size=one.batch_size,
+            amp=one.amp,
+            channels_last=one.channels_last,
+            forward=self._forward,
+        )
         return task
 
     @property
@@ -297,6 +336,13 @@ class _Worker:
         if self._forward is None:
             self._loaded()
         return cast(HereForward, self._forward)
+
+    def _each(self, ticket: str, work: Callable[[Evaluator, Any], Any], item: Any) -> Any:
+        _ = self._here
+        return work(cast(Evaluator, self._evaluator), item)
+
+    def _do(self, ticket: str, work: Callable[[Any], Any], item: Any) -> Any:
+        return work(item)
 
     def _predict(self, ticket: str, soup: Soup, split: str) -> Array:
         return self._here.predict(soup, split, **self._watched(ticket))

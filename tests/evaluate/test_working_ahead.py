@@ -169,7 +169,9 @@ def test_what_is_next_is_tried_while_what_is_before_it_is() -> None:
         evaluate = evaluator(lambda: Slow(8, n=200), Store(None), batch_size=4)
         ladle.greedy(pool(6), evaluate, map=working_ahead(workers))
         settle(evaluate)
-        assert evaluate.forward.most_at_once == workers  # type: ignore[attr-defined]
+        most = evaluate.forward.most_at_once  # type: ignore[attr-defined]
+        # What was dropped may still be at its last batch.
+        assert most == 1 if workers == 1 else most >= workers
 
 
 class Slow(Table):

@@ -58,8 +58,8 @@ def working_ahead(workers: int) -> Map:
             fill()
             while begun:
                 while not begun[0].done():
-                    wait(running(), return_when=FIRST_COMPLETED)
                     fill()
+                    wait(running(), return_when=FIRST_COMPLETED)
                 yield begun.popleft().result()
                 # Not before: what is next may depend on what was made of this one.
                 fill()

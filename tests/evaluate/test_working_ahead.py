@@ -17,7 +17,7 @@ from ladle.ahead import Map, one_by_one, working_ahead
 from ladle.evaluate import Evaluator, HereForward, Store
 from ladle.predictions import METRICS
 from ladle.recipes import RECIPES
-from ladle.soup import Pool, Prepared, Soup
+from ladle.soup import Ingredient, Pool, Prepared, Soup
 
 WORKERS = (1, 2, 4)
 
@@ -122,11 +122,18 @@ cases = given(
     metric=st.sampled_from(["accuracy", "top-5", "nll", "mse", "f1"]),
     bad=st.sampled_from([0, 0, 2, 4]),
     chosen=recipes,
+    copies=st.sampled_from([1, 1, 2]),
 )
 
 
 def check(
-    seed: int, n: int, batch_size: int, metric: str, bad: int, chosen: tuple[str, dict[str, Any]]
+    seed: int,
+    n: int,
+    batch_size: int,
+    metric: str,
+    bad: int,
+    chosen: tuple[str, dict[str, Any]],
+    copies: int,
 ) -> None:
     name, options = chosen
 
@@ -136,9 +143,11 @@ def check(
     def recipe(pool: Pool, evaluate: Any, *, map: Map) -> Soup:
         return RECIPES[name](pool, evaluate, map=map, **options)
 
-    expected = made(make, recipe, pool(n), one_by_one, batch_size)
+    # Copies of one are tried at the same time, and one of them perhaps in vain.
+    models = Pool.of(Ingredient(f"run{i}", pool(n)[i // copies].checkpoint) for i in range(n))
+    expected = made(make, recipe, models, one_by_one, batch_size)
     for workers in WORKERS:
-        assert made(make, recipe, pool(n), working_ahead(workers), batch_size) == expected
+        assert made(make, recipe, models, working_ahead(workers), batch_size) == expected
 
 
 @settings(max_examples=60)
@@ -152,3 +161,53 @@ def test_any_number_of_workers_makes_the_same_soup_and_the_same_store(**case: An
 @cases
 def test_any_number_of_workers_makes_the_same_soup_a_thousand_times(**case: Any) -> None:
     check(**case)
+
+
+def test_what_is_next_is_tried_while_what_is_before_it_is() -> None:
+    """Two evaluations at a time with two workers; and none beyond what is needed with one."""
+    for workers in (1, 2):
+        evaluate = evaluator(lambda: Slow(8, n=200), Store(None), batch_size=4)
+        ladle.greedy(pool(6), evaluate, map=working_ahead(workers))
+        settle(evaluate)
+        most = evaluate.forward.most_at_once  # type: ignore[attr-defined]
+        # What was dropped may still be at its last batch.
+        assert most == 1 if workers == 1 else most >= workers
+
+
+class Slow(Table):
+    def predict_some(self, *given: Any, **named: Any) -> Any:
+        time.sleep(0.01)
+        yield from super().predict_some(*given, **named)
+
+
+def test_a_map_that_works_ahead_keeps_order_and_ends_when_it_is_closed() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.05 if number == 0 else 0)
+        return number
+
+    assert list(working_ahead(3)(work, range(40))) == list(range(40))
+    begun.clear()
+    results = iter(working_ahead(2)(work, range(40)))
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    time.sleep(0.05)
+    assert len(begun) <= 1 + 4 * 2  # What may wait for the first, and no more.
+    with pytest.raises(ZeroDivisionError):
+        list(working_ahead(2)(lambda number: 1 // number, [1, 0, 1]))
+    with pytest.raises(ValueError, match="without workers"):
+        working_ahead(0)
+
+
+def test_what_fails_in_vain_is_never_heard_of() -> None:
+    """An error of a candidate that one worker would not have come to."""
+
+    def evaluate(soup: Soup) -> float:
+        if soup.members == ("run0", "run2"):
+            raise RuntimeError("no one asked for this")
+        return float(len(soup.members))
+
+    soup = ladle.greedy(pool(3), evaluate, map=working_ahead(4))
+    assert soup.members == ("run0", "run1", "run2")

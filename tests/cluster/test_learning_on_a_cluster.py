@@ -21,6 +21,7 @@ from ladle.cluster import Cluster, Workers
 from ladle.errors import LadleError
 from ladle.evaluate import Evaluator
 from ladle.soup import Soup
+from ladle.tasks import Task
 from ladle.tasks.load import loader
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,16 @@ def test_workers_that_are_killed_change_nothing(
 def test_work_that_kills_every_worker_is_an_error(cluster: Cluster) -> None:
     with hands(cluster, 2) as crew, pytest.raises(LadleError, match="4 workers were lost one"):
         list(crew.each(die, [1]))
+
+
+def crash() -> Task:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_workers_that_die_loading_the_task_are_an_error(cluster: Cluster) -> None:
+    with pytest.raises(LadleError, match="4 workers died while they loaded the task"):
+        Workers(cluster, crash, ladle.load_task(TASK), count=1)
 
 
 def size(evaluator: Evaluator, shared: Any) -> tuple[int, bool]:

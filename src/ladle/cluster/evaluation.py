@@ -98,6 +98,7 @@ class Workers:
         self._shared: WeakSet[Shared] = WeakSet()
         self._lock = threading.Lock()
         self._used = False
+        self._lost_loading = 0
         self._closed = False
         # Those of one group answer while an evaluation is under way.
         self._kind = self._ray.remote(
@@ -200,12 +201,29 @@ class Workers:
             self._check(_opened(answer))
         except LadleError as error:
             self._idle.put(error)
+        except self._ray.exceptions.RayActorError as error:
+            # Its node may have left; where each one dies at it, the task is to blame.
+            if self._lose(actor, while_loading=True) < _LIVES:
+                self._hire()
+            else:
+                self._idle.put(
+                    LadleError(
+                        f"{_LIVES} workers died while they loaded the task: {_last_line(error)}"
+                    )
+                )
         except Exception as error:  # noqa: BLE001 -- raised where somebody waits
             if not self._closed:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                self._idle.put(LadleError(f"a worker cannot be started: {reason}"))
+                self._idle.put(LadleError(f"a worker cannot be started: {_last_line(error)}"))
         else:
+            self._lost_loading = 0
             self._idle.put(actor)
+
+    def _lose(self, actor: Any, *, while_loading: bool = False) -> int:
+        """Forget a worker; how many were lost while they loaded, since one was not."""
+        with self._lock:
+            self._actors.discard(actor)
+            self._lost_loading += while_loading
+            return self._lost_loading
 
     def _check(self, theirs: dict[str, str]) -> None:
         """Check that a worker has the task that is evaluated here."""
@@ -242,8 +260,7 @@ class Workers:
             try:
                 answer = self._waited_for(actor, ticket, method, content, is_dropped)
             except ray.exceptions.RayActorError:
-                with self._lock:
-                    self._actors.discard(actor)
+                self._lose(actor)
                 self._hire()
                 continue
             self._idle.put(actor)
@@ -264,6 +281,10 @@ class Workers:
                 actor.drop.remote(ticket)
                 told = True
         return self._ray.get(answer)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _opened(answer: Any) -> Any:

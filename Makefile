@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 BUILD := pyproject.toml constraints.txt hatch_build.py src/ladle/native/kernel.c
 
-.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate bench-recipes bench-sweep clean-bench clean
+.PHONY: demo demo-vision test test-quick lint types bench bench-evaluate bench-recipes bench-sweep bench-ray clean-bench clean
 
 demo: $(VENV)/demo.done            ## sweep, soup and report on embedded text data
 	$(BIN)/ladle demo --output $(DEMO)
@@ -32,6 +32,9 @@ bench-recipes: $(VENV)/all.done    ## all recipes on a sweep of 12 models: half 
 
 bench-sweep: $(VENV)/all.done      ## training beside a bare loop and transformers' Trainer: minutes
 	$(BIN)/python benchmarks/sweep.py
+
+bench-ray: $(VENV)/all.done        ## two workers of a Ray cluster beside one: minutes
+	$(BIN)/python benchmarks/cluster.py
 
 clean-bench:
 	rm -rf benchmarks/work

@@ -84,3 +84,10 @@ def rows_of(section: str) -> list[list[str]]:
     """The cells of a table, below its head."""
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [line.strip("| ").split(" | ") for line in lines[2:]]
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_are_compared(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    run("cluster.py", "--rounds", 1, "--runs", 2, "--output", page)
+    assert "| round 1 |" in page.read_text()

@@ -11,13 +11,14 @@ SRC = Path(__file__).parent.parent / "src" / "ladle"
 LAYERS = [
     ["cli"],
     ["demo"],
+    ["cluster"],
     ["cook", "checks"],
     ["report"],
     ["callbacks", "evaluate", "sweep", "recipes"],  # side by side; none imports another
     ["soup", "tasks"],
     ["merge", "runs"],
     ["checkpoint", "predictions"],
-    ["errors", "files", "foreign", "native", "wording"],
+    ["ahead", "errors", "files", "foreign", "native", "wording"],
 ]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 # The lowest floor may lean on the errors, which lean on nothing.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ladle.ahead import Map
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput
 from ladle.evaluate import (
@@ -73,6 +74,8 @@ class Kitchen:
     """What is to be said of the ingredients wherever the soup is shown."""
     command: str | None = None
     watch: Watch = unwatched
+    map: Map | None = None
+    """How to run the evaluations of judging, if not one by one; the recipe brings its own."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,9 @@ def _judged(
     pool: Pool, soup: Soup, evaluator: Evaluator, taste: BatchNormTaster, kitchen: Kitchen
 ) -> list[dict[str, Any]]:
     singles = [uniform_soup(pool.subset([i]), integers=kitchen.integers) for i in range(len(pool))]
+    if kitchen.map is not None:
+        for _ in kitchen.map(evaluator, singles):  # Some recipes ask for no score.
+            pass
     best = best_by_held_out(singles, evaluator)
     contestants: list[Contestant] = []
     start = kitchen.base and without_changes(kitchen.base, pool)
@@ -239,7 +245,14 @@ def _judged(
     contestants.append(contestant(f"{soup.recipe} soup", "soup", soup, evaluator))
     contestants.append(ensemble_of(f"ensemble of {len(pool)}", singles, evaluator))
     splits = [split for split in evaluator.task.splits.values() if split.role != "train"]
-    return judge(evaluator.task, contestants, splits=splits, versus=alone[best], seed=kitchen.seed)
+    return judge(
+        evaluator.task,
+        contestants,
+        splits=splits,
+        versus=alone[best],
+        seed=kitchen.seed,
+        map=kitchen.map,
+    )
 
 
 def _is_whole(base: Ingredient, pool: Pool) -> bool:

@@ -53,6 +53,10 @@ class MissingExtra(BadInput):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed; run: pip install 'ladle[{extra}]'")
 
+    def __reduce__(self) -> tuple[type[BadInput], tuple[object, ...]]:
+        """How another process hears of it: its sentence is complete."""
+        return BadInput, self.args
+
 
 class OutputExists(BadInput):
     """The output is already there and `--overwrite` was not given."""
@@ -60,6 +64,10 @@ class OutputExists(BadInput):
 
 class Diverged(LadleError):
     """A fine-tuning's loss stopped being finite."""
+
+
+class Overtaken(LadleError):
+    """Another process has taken over what this one was at, and goes on with it."""
 
 
 class NoSpace(LadleError):

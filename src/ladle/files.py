@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ _MARK = "soup.json"
 
 _CLAIM = ".ladle-at-work"
 """Lies in every unfinished output; the command that works on it holds a lock on it."""
+
+_LOCK_SECONDS = 0.2
+"""Between two looks at a lock that another holds."""
 
 
 def as_json(content: object, *, indent: int | None = None) -> str:
@@ -88,8 +92,10 @@ def new_file(path: Path, *, nbytes: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Path]:
+def claimed(path: Path, *, patience: float = 0.0) -> Iterator[Path]:
     """`part_of(path)`, new or as an interrupted command left it, for this process alone.
+
+    Where another has it, it may take so many seconds of `patience` until that one is gone.
 
     Raises:
         OutputExists: what is there is not ladle's unfinished work, or another ladle is at it.
@@ -101,10 +107,14 @@ def claimed(path: Path) -> Iterator[Path]:
             f"{part} is in the way, and not unfinished work of ladle; move it away or name another "
             "--output"
         )
-    part.mkdir(exist_ok=True)
-    with (part / _CLAIM).open("ab") as claim:
-        _lock(claim, part)
-        yield part
+    deadline = time.monotonic() + patience
+    while True:
+        part.mkdir(exist_ok=True)
+        with (part / _CLAIM).open("ab") as claim:
+            if _lock(claim, part, is_last=time.monotonic() >= deadline) and _is_in(claim, part):
+                yield part
+                return
+        time.sleep(_LOCK_SECONDS)
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -209,17 +219,29 @@ def telling_full_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _lock(claim: BinaryIO, part: Path) -> None:
+def _lock(claim: BinaryIO, part: Path, *, is_last: bool) -> bool:
+    """Whether the lock is ours now; if not, and this was the last look, that is an error."""
     if sys.platform == "win32":
-        return  # An open file cannot be renamed or removed there, which is lock enough.
+        return True  # An open file cannot be renamed or removed there, which is lock enough.
     import fcntl
 
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if not is_last:
+            return False
         raise OutputExists(
             f"another ladle is at work on {part}; wait for it or name another --output"
         ) from error
+    return True
+
+
+def _is_in(claim: BinaryIO, part: Path) -> bool:
+    """Whether an open file is still the one in `part`, which whoever had it may have finished."""
+    try:
+        return os.path.samestat(os.fstat(claim.fileno()), (part / _CLAIM).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _old(path: Path) -> Path:

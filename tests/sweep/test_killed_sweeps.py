@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sweep_files import files
+
 TESTS = Path(__file__).parents[1]
 SPACE = """
 epochs = {choice = [40, 44]}
@@ -29,18 +31,6 @@ def command(space, output, *more):
         "-m", "ladle", "sweep", "--task", f"{TESTS / 'toy_task.py'}:PointsTask", "--runs", "2",
         "--space", str(space), "--output", str(output), *more,
     ]  # fmt: skip
-
-
-def files(output):
-    """The bytes of everything, but how long it took."""
-    found = {}
-    for path in sorted(output.rglob("*")):
-        name = str(path.relative_to(output))
-        if path.name == "run.json":
-            found[name] = {**json.loads(path.read_text()), "seconds": None}
-        elif path.is_file() and path.name != "optuna.journal":
-            found[name] = path.read_bytes()
-    return found
 
 
 @pytest.fixture

@@ -26,8 +26,15 @@ class RunningSha256:
         self._path = path
         self._sum = hashlib.sha256()
         self._at = 0
-        self._finished = False
+        self._digest: str | None = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def known(cls, path: Path, digest: str) -> RunningSha256:
+        """One that somebody else has computed."""
+        found = cls(path)
+        found._digest = digest
+        return found
 
     def __reduce__(self) -> tuple[type[RunningSha256], tuple[Path]]:
         return RunningSha256, (self._path,)  # Another process begins anew.
@@ -36,7 +43,7 @@ class RunningSha256:
         """Take the bytes of the file from `offset` on."""
         with self._lock:
             skipped = offset - self._at
-            if self._finished or not -chunk.nbytes < skipped <= _BLOCK:
+            if self._digest is not None or not -chunk.nbytes < skipped <= _BLOCK:
                 return
             self._read_on(offset)
             self._update(chunk[self._at - offset :])
@@ -44,10 +51,10 @@ class RunningSha256:
     def finish(self) -> str:
         """The sum of the whole file, in hexadecimal digits."""
         with self._lock:
-            if not self._finished:
+            if self._digest is None:
                 self._read_on(self._path.stat().st_size)
-                self._finished = True
-            return self._sum.hexdigest()
+                self._digest = self._sum.hexdigest()
+            return self._digest
 
     def _read_on(self, stop: int) -> None:
         if self._at >= stop:

@@ -127,6 +127,13 @@ class Renamed:
         return self.checkpoint.digest()
 
 
+def as_opened(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint under the names that its files have."""
+    while isinstance(checkpoint, Renamed):
+        checkpoint = checkpoint.checkpoint
+    return checkpoint
+
+
 def renamed_as(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
     """`checkpoint` under the names of `wanted`, where wrappers' prefixes are all that differs."""
     return renamed(checkpoint, matched(checkpoint.layout.names, wanted))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout
@@ -51,6 +51,27 @@ class StoredCheckpoint:
         for file in self.files:
             if file not in self.unhashed:
                 self.sums.setdefault(file, RunningSha256(file))
+
+    def one_by_one(self) -> dict[Path, StoredCheckpoint]:
+        """Each file that is in the digest, as a checkpoint whose digest is the file's sha256."""
+        hashed = [file for file in self.files if file not in self.unhashed]
+        return {
+            file: replace(
+                self,
+                files=(file,),
+                layout=Layout({}),
+                regions={},
+                metadata={},
+                envelope=Envelope(),
+                stamps={file: self.stamps[file]},
+                sums={},
+            )
+            for file in hashed
+        }
+
+    def know(self, sums: Mapping[Path, str]) -> None:
+        """Take the sha256 of files from who has computed them."""
+        self.sums.update({file: RunningSha256.known(file, one) for file, one in sums.items()})
 
     def _fetch(self, file: Path, offset: int, out: Bytes) -> None:
         self._read(file, offset, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -99,31 +99,47 @@ class Plain:
         return self.said
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A file of weights to be written: its name, and the tensors that go into it."""
+
+    name: str
+    layout: Layout
+
+
+def planned(layout: Layout, max_shard_bytes: int) -> list[Shard]:
+    """`model.safetensors`, or as many shards as it takes where that would be too large."""
+    layouts = _shards(layout, max_shard_bytes)
+    if len(layouts) == 1:
+        return [Shard("model.safetensors", layouts[0])]
+    return [
+        Shard(f"model-{i:05d}-of-{len(layouts):05d}.safetensors", one)
+        for i, one in enumerate(layouts, start=1)
+    ]
+
+
 @contextmanager
 def safetensors_files(
-    folder: Path, layout: Layout, metadata: Metadata, *, max_shard_bytes: int
+    folder: Path, shards: Sequence[Shard], metadata: Metadata
 ) -> Iterator[FileSink]:
-    """`model.safetensors` in `folder`, or shards and their index where it would be too large."""
-    shards = _shards(layout, max_shard_bytes)
-    names = (
-        ["model.safetensors"]
-        if len(shards) == 1
-        else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    )
+    """Some shards, or all of them, in `folder`; see `write_index` for what goes beside them."""
+    tensors = {name: spec for one in shards for name, spec in one.layout.tensors.items()}
     with ExitStack() as stack:
         places: dict[str, tuple[int, int]] = {}
-        for name, shard in zip(names, shards, strict=True):
-            places |= stack.enter_context(_safetensors(folder / name, shard, metadata))
-        yield stack.enter_context(FileSink(layout, places))
-    if len(shards) > 1:
-        weight_map = {
-            tensor: name
-            for name, shard in zip(names, shards, strict=True)
-            for tensor in shard.tensors
-        }
-        index = {"metadata": {"total_size": layout.nbytes}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (folder / "model.safetensors.index.json").write_text(text, "utf-8")
+        for one in shards:
+            places |= stack.enter_context(_safetensors(folder / one.name, one.layout, metadata))
+        yield stack.enter_context(FileSink(Layout(tensors), places))
+
+
+def write_index(folder: Path, shards: Sequence[Shard]) -> None:
+    """Say which tensor is in which of several shards, once all of them are there."""
+    if len(shards) == 1:
+        return
+    weight_map = {tensor: one.name for one in shards for tensor in one.layout.tensors}
+    total = sum(one.layout.nbytes for one in shards)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / "model.safetensors.index.json").write_text(text, "utf-8")
 
 
 @contextmanager

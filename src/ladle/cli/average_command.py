@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ladle.cli import options, screen, tastings
 from ladle.errors import BadInput
+
+if TYPE_CHECKING:
+    from ladle.soup import Pool
+    from ladle.soup.output import WriteOptions
 
 
 @click.command("average")
@@ -25,6 +32,8 @@ from ladle.errors import BadInput
     show_default=True,
     help="Record the sha256 of every checkpoint, computed while it is read.",
 )
+@options.ray
+@options.workers
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -38,6 +47,8 @@ def command(
     rank: int | None,
     integers: Any,
     hashed: bool,
+    ray: str | None,
+    workers: int | None,
     opening: options.Opening,
     as_json: bool,
     debug: bool,
@@ -58,8 +69,13 @@ def command(
     called = shlex.join(["ladle", *sys.argv[1:]])
     check_output(pool, output, overwrite=overwrite, rank=rank)
     write = WriteOptions(None if dtype == "source" else dtype, max_shard_size, hashed)
+    if workers is not None and ray is None:
+        raise BadInput("--workers goes with --ray; without it there is this process alone")
     if not dry_run:
-        with screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance:
+        with (
+            _writing(write, pool, ray, workers) as write,
+            screen.watching_bytes(f"writing {output}", pool.layout.nbytes) as advance,
+        ):
             save(soup, output, overwrite=overwrite, options=write, command=called, advance=advance)
     kept = record(soup, command=called, hashed=False) if dry_run else read_record(output)
     if as_json:
@@ -72,6 +88,26 @@ def command(
     done = "would be written to" if dry_run else "->"
     screen.say(f"{len(pool)} checkpoints ({size}) {done} {output}")
     tastings.show_adapter(kept)
+
+
+@contextmanager
+def _writing(
+    write: WriteOptions, pool: Pool, ray: str | None, workers: int | None
+) -> Iterator[WriteOptions]:
+    """The same, on the cluster at `ray` if that is given."""
+    if ray is None:
+        yield write
+        return
+    from ladle.checkpoint import is_local
+    from ladle.cluster import connected
+
+    with connected(ray) as cluster:
+        from ladle.cluster.tasks import Tasks
+
+        files = (file for one in pool for file in one.checkpoint.files if is_local(file))
+        cluster.check_paths(dict.fromkeys(files))
+        tasks = Tasks(workers or cluster.room(cpus=1, gpus=0))
+        yield replace(write, map=tasks, threads=1)
 
 
 def _merge(text: str, n: int, normalize: bool) -> Any:

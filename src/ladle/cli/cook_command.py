@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -13,9 +14,11 @@ from ladle.cli import evaluations, options, recipe_options, screen, tastings
 from ladle.errors import BadInput, LayoutMismatch, NotSoupable
 
 if TYPE_CHECKING:
+    from ladle.cluster import Workers
     from ladle.cook import OpenEvaluate
     from ladle.evaluate import BlackBox, Evaluator, Store
     from ladle.soup import Gathered, Ingredient, Pool
+    from ladle.tasks import Task
 
 
 @click.command("cook", cls=recipe_options.CommandWithRecipes)
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 @options.bn
 @options.seed
 @options.evaluating
+@options.crew
 @click.option(
     "--full-evaluation",
     is_flag=True,
@@ -62,6 +66,7 @@ def command(
     full_evaluation: bool,
     opening: options.Opening,
     evaluating: options.Evaluating,
+    crew: options.Crew,
     as_json: bool,
     debug: bool,
     **of_recipes: Any,
@@ -82,7 +87,9 @@ def command(
             "--model goes with --score, --metric and --mode with --score or --top-k; a task brings "
             "its own metric"
         )
+    crew.check()
     of_tasks = [*evaluating.given, *(["--full-evaluation"] if full_evaluation else [])]
+    of_tasks += ["--ray"] if crew.ray is not None else []
     if score is not None and of_tasks:
         raise BadInput(f"{of_tasks[0]} goes with --task; with --score your own code decides")
     if score is not None and recipe in OF_TASKS:
@@ -95,12 +102,13 @@ def command(
     start = _base(base, inputs)
     found = opening.gather(inputs)
     pool = _models(_pool(found), start, task)
-    supplied = {"base": start, "seed": seed, "integers": integers}
+    supplied: dict[str, Any] = {"base": start, "seed": seed, "integers": integers}
     chosen = recipe_options.chosen(recipe, of_recipes, further, supplied)
     check_output(pool, output, overwrite=overwrite, rank=rank)
     check_store(store, output)
-    open_evaluate = (
-        _task_evaluate(evaluating, task, early_exit=not full_evaluation)
+    loaded = None if task is None else evaluating.load(task)
+    black_box = (
+        None
         if task is not None
         else _black_box(str(score), model, opening.metric, opening.mode or "max")
     )
@@ -125,7 +133,20 @@ def command(
         command=shlex.join(["ladle", *sys.argv[1:]]),
         watch=screen.watching_bytes,
     )
-    done = cook(pool, chosen, open_evaluate, output, kitchen)
+    if loaded is None or task is None:
+        done = cook(pool, chosen, cast("OpenEvaluate", black_box), output, kitchen)
+    else:
+        read = [*pool, *([start] if start else [])]
+        with crew.evaluating(evaluating, task, loaded, read) as workers:
+            open_evaluate = _task_evaluate(
+                evaluating, loaded, early_exit=not full_evaluation, workers=workers
+            )
+            if workers is not None:
+                supplied["map"] = workers.map
+                chosen = recipe_options.chosen(recipe, of_recipes, further, supplied)
+                write = replace(kitchen.write, map=workers.do, threads=crew.cpus_per_worker or 1)
+                kitchen = replace(kitchen, map=workers.map, write=write)
+            done = cook(pool, chosen, open_evaluate, output, kitchen)
     screen.remark_all(text for text in done.record["caveats"] if text not in caveats)
     if as_json:
         screen.print_json(
@@ -189,12 +210,17 @@ def _models(pool: Pool, base: Ingredient | None, task: str | None) -> Pool:
 
 
 def _task_evaluate(
-    evaluating: options.Evaluating, reference: str, *, early_exit: bool
+    evaluating: options.Evaluating, task: Task, *, early_exit: bool, workers: Workers | None
 ) -> OpenEvaluate:
-    task = evaluating.load(reference)
-
     def open_evaluate(store: Store, workspace: Path) -> Evaluator:
-        return evaluating.evaluator(task, store=store, early_exit=early_exit, workspace=workspace)
+        return evaluating.evaluator(
+            task,
+            store=store,
+            early_exit=early_exit,
+            workspace=workspace,
+            forward=workers,
+            crew=workers,
+        )
 
     return open_evaluate
 

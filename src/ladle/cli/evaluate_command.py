@@ -31,6 +31,7 @@ from ladle.errors import BadInput
 @options.base
 @options.seed
 @options.evaluating
+@options.crew
 @options.always
 def command(
     inputs: tuple[str, ...],
@@ -45,6 +46,7 @@ def command(
     seed: int,
     opening: options.Opening,
     evaluating: options.Evaluating,
+    crew: options.Crew,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -62,10 +64,12 @@ def command(
         ensemble_of,
         flattering,
         greedy_ensemble_of,
+        held_out_split,
         judge,
     )
     from ladle.soup import Ingredient, Pool, uniform_soup, with_base
 
+    crew.check()
     pool = opening.pool(inputs, within=False)
     if base is not None:
         pool = with_base(pool, Ingredient("base", open_checkpoint(base)))
@@ -88,25 +92,37 @@ def command(
         if (split.name in splits if splits else split.role != "train")
     ]
     kept = Store(store) if store else None
-    evaluator = evaluating.evaluator(found, store=kept)
+    held_out = held_out_split(found)
     caveats = [*caveats_of(found), *chosen_by(pool, chosen)]
-    if with_greedy_ensemble and evaluator.held_out in chosen:
-        caveats.append(flattering("the greedy ensemble", evaluator.held_out.name))
+    if with_greedy_ensemble and held_out in chosen:
+        caveats.append(flattering("the greedy ensemble", held_out.name))
     screen.remark_all(caveats)
-    soups = [uniform_soup(Pool.of([one])) for one in pool]
-    models = [
-        contestant(one.name, "single", soup, evaluator)
-        for one, soup in zip(pool, soups, strict=True)
-    ]
-    best = models[best_by_held_out(soups, evaluator) if len(pool) > 1 else 0]
-    if with_soup:
-        models.append(contestant("uniform soup", "soup", uniform_soup(pool), evaluator))
-    if with_ensemble:
-        models.append(ensemble_of(f"ensemble of {len(pool)}", soups, evaluator))
-    if with_greedy_ensemble:
-        models.append(greedy_ensemble_of(soups, evaluator))
-    reference = best if versus is None else next(m for m in models if _is(m.name, versus))
-    rows = judge(found, models, splits=chosen, versus=reference, seed=seed)
+    with crew.evaluating(evaluating, task, found, pool) as workers:
+        evaluator = evaluating.evaluator(found, store=kept, forward=workers)
+        soups = [uniform_soup(Pool.of([one])) for one in pool]
+        models = [
+            contestant(one.name, "single", soup, evaluator)
+            for one, soup in zip(pool, soups, strict=True)
+        ]
+        if workers is not None:
+            for _ in workers.map(evaluator, soups):
+                pass
+        best = models[best_by_held_out(soups, evaluator) if len(pool) > 1 else 0]
+        if with_soup:
+            models.append(contestant("uniform soup", "soup", uniform_soup(pool), evaluator))
+        if with_ensemble:
+            models.append(ensemble_of(f"ensemble of {len(pool)}", soups, evaluator))
+        if with_greedy_ensemble:
+            models.append(greedy_ensemble_of(soups, evaluator))
+        reference = best if versus is None else next(m for m in models if _is(m.name, versus))
+        rows = judge(
+            found,
+            models,
+            splits=chosen,
+            versus=reference,
+            seed=seed,
+            map=None if workers is None else workers.map,
+        )
     if as_json:
         screen.print_json({"task": found.name, "evaluations": rows, "caveats": caveats})
         return

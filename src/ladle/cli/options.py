@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 from ladle.cli import screen
+from ladle.errors import BadInput
 
 if TYPE_CHECKING:
+    from ladle.cluster import Workers
     from ladle.evaluate import Evaluator
-    from ladle.soup import Gathered, Pool
+    from ladle.soup import Gathered, Ingredient, Pool
     from ladle.tasks import Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -126,6 +129,17 @@ store = click.option(
     metavar="FILE",
     help="Keep evaluations in this file, and use those that it has; commands may share it.",
 )
+ray = click.option(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Work on a Ray cluster: HOST:PORT, ray://HOST:PORT, or auto for the one of this machine.",
+)
+workers = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --ray, how many work at once; as it stands, all that there is room for.",
+)
 rank = click.option(
     "--rank",
     type=click.IntRange(1),
@@ -220,9 +234,60 @@ class Evaluating:
             batch_size=self.batch_size,
             amp=self.amp,
             channels_last=self.channels_last,
-            watch=screen.watching,
+            watch=screen.watching_one,
             **further,
         )
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who evaluates, if not this process alone."""
+
+    ray: str | None
+    workers: int | None
+    cpus_per_worker: int | None
+    gpus_per_worker: float | None
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadInput: there are workers, but no cluster to have them.
+        """
+        of_ray = {
+            "--workers": self.workers,
+            "--cpus-per-worker": self.cpus_per_worker,
+            "--gpus-per-worker": self.gpus_per_worker,
+        }
+        given = next((flag for flag, value in of_ray.items() if value is not None), None)
+        if self.ray is None and given is not None:
+            raise BadInput(f"{given} is for workers on a Ray cluster; add --ray auto or an address")
+
+    @contextmanager
+    def evaluating(
+        self, evaluating: Evaluating, reference: str, task: Task, pool: Iterable[Ingredient]
+    ) -> Iterator[Workers | None]:
+        """Workers that have the task and can read the checkpoints; None without a cluster."""
+        if self.ray is None:
+            yield None
+            return
+        from ladle.cluster import Settings, Size, Workers, connected
+        from ladle.tasks.load import loader
+
+        settings = Settings(
+            evaluating.device, evaluating.batch_size, evaluating.amp, evaluating.channels_last
+        )
+        with connected(self.ray) as cluster:
+            cluster.check_paths(file for one in pool for file in one.checkpoint.files)
+            load = loader(reference, skip_corrupt=evaluating.skip_corrupt)
+            gpus = self.gpus_per_worker
+            if gpus is None:
+                has_some = evaluating.device != "cpu" and any(node.gpus for node in cluster.nodes)
+                gpus = 1 if has_some else 0
+            size = Size(self.cpus_per_worker or 1, gpus)
+            with Workers(
+                cluster, load, task, settings=settings, size=size, count=self.workers
+            ) as workers:
+                yield workers
 
 
 def _as_one(
@@ -243,3 +308,21 @@ def _as_one(
 
 opening = _as_one("opening", Opening, inputs, _choosing)
 evaluating = _as_one("evaluating", Evaluating, skip_corrupt, device, batch_size, amp, channels_last)
+crew = _as_one(
+    "crew",
+    Crew,
+    ray,
+    workers,
+    click.option(
+        "--cpus-per-worker",
+        type=click.IntRange(1),
+        metavar="N",
+        help="With --ray: CPUs, and threads, of each; as it stands, 1.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(0),
+        metavar="N",
+        help="With --ray; as it stands, 1 if the cluster has any. Below 1, workers share one.",
+    ),
+)

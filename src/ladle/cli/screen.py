@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,22 @@ def watching(text: str, total: int, *, unit: str = "examples") -> Iterator[Advan
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         shown = progress.add_task(_short(text), total=total)
         yield lambda count: progress.advance(shown, count)
+
+
+_IN_USE = threading.Lock()
+
+
+@contextmanager
+def watching_one(text: str, total: int) -> Iterator[Advance]:
+    """A bar where much is under way at a time: one thing's, for there is room for one."""
+    if not _IN_USE.acquire(blocking=False):
+        yield no_advance
+        return
+    try:
+        with watching(text, total) as advance:
+            yield advance
+    finally:
+        _IN_USE.release()
 
 
 def watching_bytes(text: str, nbytes: int) -> AbstractContextManager[Advance]:

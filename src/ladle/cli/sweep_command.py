@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,17 @@ if TYPE_CHECKING:
 )
 @click.option("--amp", is_flag=True, help="Train in bfloat16 where PyTorch's autocast does.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier command.")
+@options.ray
+@options.workers
+@click.option(
+    "--cpus-per-run", type=click.IntRange(1), metavar="N", help="With --ray; as it stands, 1."
+)
+@click.option(
+    "--gpus-per-run",
+    type=click.FloatRange(0, 1),
+    metavar="N",
+    help="With --ray; as it stands, 1 if the cluster has any. Below 1, runs share one.",
+)
 @options.skip_corrupt
 @options.dry_run
 @options.seed
@@ -80,6 +92,10 @@ def command(
     swa: float,
     amp: bool,
     retry_failed: bool,
+    ray: str | None,
+    workers: int | None,
+    cpus_per_run: int | None,
+    gpus_per_run: float | None,
     skip_corrupt: bool,
     dry_run: bool,
     seed: int,
@@ -90,12 +106,19 @@ def command(
     """Fine-tune ingredients from one base: linear probe first, then a search.
 
     The same command continues an interrupted sweep from its last steps, and extends one when --runs
-    is larger. On several GPUs: accelerate launch -m ladle sweep ...
+    is larger. On several GPUs: accelerate launch -m ladle sweep ... On several machines: --ray.
     """
+    of_ray = {
+        "--workers": workers, "--cpus-per-run": cpus_per_run, "--gpus-per-run": gpus_per_run
+    }  # fmt: skip
+    given = next((flag for flag, value in of_ray.items() if value is not None), None)
+    if ray is None and given is not None:
+        raise BadInput(f"{given} is for runs on a Ray cluster; add --ray auto or --ray ADDRESS")
     from ladle.evaluate import find_device
     from ladle.runs.records import run_name
     from ladle.sweep import Keeping, Space, space_of, sweep
     from ladle.tasks import Trainable, load_task
+    from ladle.tasks.load import loader
 
     keeping = Keeping(save_every, score_every, ema, swa)
     found = load_task(task, skip_corrupt=skip_corrupt)
@@ -113,7 +136,23 @@ def command(
         else:
             show(drawn)
         return
-    with sweep_progress.watching() as on_step:
+    with ExitStack() as stack:
+        crew = None
+        if ray is not None:
+            from ladle.cluster import connected
+
+            cluster = stack.enter_context(connected(ray))
+            from ladle.cluster.runs import ray_crew
+
+            crew = ray_crew(
+                cluster,
+                loader(task, skip_corrupt=skip_corrupt),
+                cpus=cpus_per_run,
+                gpus=gpus_per_run,
+                at_once=workers,
+                device=device,
+                tell=screen.remark,
+            )
         folders = sweep(
             found,
             output,
@@ -121,12 +160,13 @@ def command(
             space=drawn_from,
             seed=seed,
             points=points,
-            device=find_device(device),
+            device=None if crew else find_device(device),
             head=head,
             keeping=keeping,
             amp=amp,
             retry_failed=retry_failed,
-            on_step=on_step,
+            on_step=stack.enter_context(sweep_progress.watching()),
+            crew=crew,
         )
     from accelerate import PartialState
 

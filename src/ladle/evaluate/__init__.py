@@ -3,7 +3,7 @@
 from ladle.evaluate.batchnorm import BatchNormMode, BatchNormTaster
 from ladle.evaluate.black_box import BlackBox, command_identity, in_memory, on_disk, shell_command
 from ladle.evaluate.caveats import caveats_of, chosen_by, flattering, shared_examples
-from ladle.evaluate.evaluator import Evaluator, Watch, find_device, held_out_split, unwatched
+from ladle.evaluate.evaluator import Evaluator, Watch, held_out_split, unwatched
 from ladle.evaluate.judge import (
     MEAN_OF_SHIFTS,
     Contestant,
@@ -13,15 +13,21 @@ from ladle.evaluate.judge import (
     greedy_ensemble_of,
     judge,
 )
+from ladle.evaluate.model import Bar, Dropped, Forward, HereForward, Progress, find_device
 from ladle.evaluate.store import Store, arrays_of, check_place
 
 __all__ = [
     "MEAN_OF_SHIFTS",
+    "Bar",
     "BatchNormMode",
     "BatchNormTaster",
     "BlackBox",
     "Contestant",
+    "Dropped",
     "Evaluator",
+    "Forward",
+    "HereForward",
+    "Progress",
     "Store",
     "Watch",
     "arrays_of",

@@ -101,6 +101,14 @@ class ArrayFolder:
         array.flags.writeable = False
         return array
 
+    def remove(self, kept: Kept) -> None:
+        """Have the array no more.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        (self._folder / kept.name).unlink(missing_ok=True)
+
     def take(self, source: Path, names: Iterable[str]) -> None:
         """Have files of another such folder, too: as links, or else as copies.
 
@@ -156,6 +164,9 @@ class ArrayMemory:
 
     def read(self, kept: Kept) -> Array | None:
         return self._arrays.get(kept.name)
+
+    def remove(self, kept: Kept) -> None:
+        self._arrays.pop(kept.name, None)
 
     def close(self) -> None:
         self._arrays.clear()

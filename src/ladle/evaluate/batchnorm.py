@@ -9,16 +9,16 @@ default measures both.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ladle.checkpoint import (
     Bytes,
@@ -29,24 +29,19 @@ from ladle.checkpoint import (
     TensorSpec,
 )
 from ladle.errors import BadInput
-from ladle.evaluate.evaluator import Evaluator, find_device
-from ladle.foreign import running
+from ladle.evaluate.evaluator import Evaluator
+from ladle.evaluate.statistics import EXAMPLES, STATISTICS
 from ladle.merge.slices import read_bytes
-from ladle.soup import Policy, Pool, Soup, Verdict, reaches
+from ladle.soup import Apart, Policy, Pool, Soup, Verdict, reaches
 from ladle.tasks import Trainable
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ladle.evaluate.crew import CrewGradients
     from ladle.evaluate.gradients import HeldOutGradients
 
 BatchNormMode = Literal["average", "recalibrate", "best"]
-
-_EXAMPLES = 5_000
-"""Training examples that statistics are estimated on: more change nothing that can be measured."""
-
-_STATISTICS = ("running_mean", "running_var")
 
 
 class BatchNormTaster:
@@ -77,9 +72,9 @@ class BatchNormTaster:
                 "add a split with the role train, or use --bn average"
             )
         self._mode = mode
-        self._settled: dict[str, tuple[Checkpoint | None, dict[str, float]]] = {}
+        self._settled: ChainMap[str, tuple[Checkpoint | None, dict[str, float]]] = ChainMap({})
         # What passed a comparison, with the better of its statistics: enough for a hint.
-        self._passed: dict[str, Soup] = {}
+        self._passed: ChainMap[str, Soup] = ChainMap({})
 
     def __call__(self, soup: Soup) -> float:
         statistics, scores = self._settle(soup)
@@ -108,11 +103,27 @@ class BatchNormTaster:
         most = max(_or_least(v.bound if v.score is None else v.score) for v in verdicts)
         return replace(max(dropped, key=lambda verdict: _or_least(verdict.bound)), bound=most)
 
+    def apart(self) -> Apart:
+        """See `ladle.soup.Speculates`."""
+        inner = self._evaluator.apart()
+        view = copy.copy(self)
+        view._evaluator = cast(Evaluator, inner.evaluate)
+        view._settled, view._passed = self._settled.new_child(), self._passed.new_child()
+
+        def keep() -> None:
+            inner.keep()
+            self._settled.update(view._settled.maps[0])
+            self._passed.update(view._passed.maps[0])
+
+        return Apart(view, keep, inner.drop)
+
     def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
         """See `ladle.soup.Ensembles`; single models keep their own statistics."""
         return self._evaluator.ensembles_of(members)
 
-    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+    def gradients(
+        self, pool: Pool, *, integers: Policy = "equal"
+    ) -> HeldOutGradients | CrewGradients:
         """See `Evaluator.gradients`; there, statistics are averaged."""
         return self._evaluator.gradients(pool, integers=integers)
 
@@ -128,7 +139,7 @@ class BatchNormTaster:
         return {
             "statistics": "averaged" if statistics is None else "re-estimated",
             "held_out": {name: self._evaluator.task.metric.sign * s for name, s in scores.items()},
-            "examples": _EXAMPLES if statistics else None,
+            "examples": EXAMPLES if statistics else None,
         }
 
     def _settle(self, soup: Soup) -> tuple[Checkpoint | None, dict[str, float]]:
@@ -173,7 +184,7 @@ def _or_least(score: float | None) -> float:
 
 def _differing(pool: Pool) -> list[str]:
     """The running statistics that are not the same in all ingredients."""
-    names = [name for name in pool.layout.tensors if name.rpartition(".")[2] in _STATISTICS]
+    names = [name for name in pool.layout.tensors if name.rpartition(".")[2] in STATISTICS]
     return [name for name in names if len({_content(one.checkpoint, name) for one in pool}) > 1]
 
 
@@ -209,104 +220,50 @@ class _Statistics:
     def hash_while_reading(self) -> None:
         """Their digest needs none of their values."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Who gets them elsewhere needs the numbers alone, under the same digest.
+        return _Estimated, (self.path, self._values, self.digest())
+
     def digest(self) -> str:
         # What they follow from, so that a stored prediction is found without estimating anything.
         content = [self.soup.digest, list(self.names), self.estimator.identity]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+class _Estimated:
+    """Statistics that were estimated, as a checkpoint (see `Checkpoint`)."""
+
+    format = "estimated"
+
+    def __init__(self, path: Path, values: MemoryCheckpoint, digest: str) -> None:
+        self.path, self._values, self._digest = path, values, digest
+        self.files: tuple[Path, ...] = ()
+        self.metadata: Mapping[str, str] = {}
+        self.envelope = Envelope()
+
+    @property
+    def layout(self) -> Layout:
+        return self._values.layout
+
+    def read_into(self, name: str, start: int, out: Bytes) -> None:
+        self._values.read_into(name, start, out)
+
+    def hash_while_reading(self) -> None:
+        """Their digest needs none of their values."""
+
+    def digest(self) -> str:
+        return self._digest
+
+
 class _Estimator:
-    """Runs training data through soups, in a model of its own."""
+    """Lets training data go through soups."""
 
     def __init__(self, evaluator: Evaluator, task: Trainable, seed: int) -> None:
-        self._evaluator = evaluator
-        self._task = task
+        self._forward = evaluator.forward
         self._seed = seed
-        self._live: tuple[nn.Module, torch.device] | None = None
-        self._lock = threading.Lock()
         training = [split.digest for split in task.splits.values() if split.role == "train"]
-        self.identity = [task.digest, *training, _EXAMPLES, evaluator.batch_size, seed]
+        self.identity = [task.digest, *training, EXAMPLES, evaluator.batch_size, seed]
 
     def __call__(self, soup: Soup, names: Sequence[str]) -> dict[str, Tensor]:
-        """The statistics of these names, float32 on the CPU.
-
-        Layers through which no example goes keep what they have.
-        """
-        with self._lock:
-            model, device = self._model()
-            soup.load_into(model)
-            with running(f"estimating BatchNorm statistics for task {self._task.name!r}"):
-                self._run(model, device)
-            found = {
-                name: tensor.detach().float().cpu().clone()
-                for name, tensor in model.state_dict().items()
-                if name.rpartition(".")[2] in _STATISTICS
-            }
-        called = {own: name for name, own in soup.names_in(model).items()}
-        return {called[name]: tensor for name, tensor in found.items() if called[name] in names}
-
-    def _model(self) -> tuple[nn.Module, torch.device]:
-        if self._live is None:
-            device = find_device(self._evaluator.device)
-            self._live = self._task.build().to(device).eval(), device
-        return self._live
-
-    def _run(self, model: nn.Module, device: torch.device) -> None:
-        import torch
-
-        size = self._evaluator.batch_size
-        generator = torch.Generator().manual_seed(self._seed)
-        done = 0
-        with torch.no_grad(), _measuring(model):
-            for inputs, labels in self._task.batches(
-                batch_size=size, augmentation=0.0, generator=generator
-            ):
-                # Batches count alike, so a small rest at the end would count too much.
-                if done and len(labels) < size:
-                    break
-                self._task.logits(model, inputs)
-                done += len(labels)
-                if done >= _EXAMPLES:
-                    break
-
-
-@contextmanager
-def _measuring(model: nn.Module) -> Iterator[None]:
-    """While this lasts, BatchNorm layers forget what they know and average over what they see.
-
-    Whatever mode the model is put in meanwhile: every layer is in training mode for its own
-    forward pass, so that it normalises by the batch, and no other layer is.
-    """
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [[value.clone() for value in _running(layer)] for layer in layers]
-    momenta = [layer.momentum for layer in layers]
-    hooks = []
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # A plain mean over the batches.
-        hooks.append(layer.register_forward_pre_hook(_to_training))
-        hooks.append(layer.register_forward_hook(_to_evaluation))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, momentum, values in zip(layers, momenta, before, strict=True):
-            layer.momentum = momentum
-            if not layer.num_batches_tracked:
-                for statistic, value in zip(_running(layer), values, strict=True):
-                    statistic.copy_(value)
-
-
-def _to_training(layer: nn.Module, inputs: object) -> None:
-    layer.train()
-
-
-def _to_evaluation(layer: nn.Module, inputs: object, outputs: object) -> None:
-    layer.eval()
-
-
-def _running(layer: nn.Module) -> list[Tensor]:
-    return [layer.get_buffer(name) for name in _STATISTICS]
+        """The statistics of these names, float32 on the CPU."""
+        return self._forward.statistics(soup, names, seed=self._seed)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
-from ladle.errors import BadInput, BadTask
+from ladle.errors import BadTask
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.evaluate.course import Course, Tally
+from ladle.evaluate.memory import Key, Memory, Turns
+from ladle.evaluate.model import Bar, Forward, HereForward
 from ladle.evaluate.store import Store
-from ladle.foreign import running
 from ladle.predictions import Array, EnsembleScores, Predictions
-from ladle.soup import Policy, Pool, Soup, Verdict, reaches
+from ladle.soup import Apart, Policy, Pool, Soup, Verdict, reaches
 from ladle.tasks import Advance, PredictsSome, Split, Task, no_progress
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
+    from ladle.evaluate.crew import Crew, CrewGradients
     from ladle.evaluate.gradients import HeldOutGradients
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
@@ -58,12 +57,16 @@ class Evaluator:
         early_exit: bool = True,
         watch: Watch = unwatched,
         workspace: Path | None = None,
+        forward: Forward | None = None,
+        crew: Crew | None = None,
     ) -> None:
         """`amp` computes in bfloat16 where PyTorch's autocast does; `channels_last` lays the
         weights of convolutions out for them. Both change rounding, and what the store knows one
         evaluation by. Without `early_exit`, `at_least` says the same after all examples.
         `workspace` is a folder, made when needed, where a recipe that was interrupted finds what
-        it had done.
+        it had done. `forward` is what soups go through, made for this task and these settings; by
+        default one model in this process. A `crew` computes slopes, for recipes that learn, where
+        there are several models.
 
         Raises:
             BadTask: the task has no held-out split, or more than one.
@@ -75,14 +78,16 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size
         self.arithmetic = Arithmetic(amp, channels_last)
+        self.forward = forward or HereForward(
+            task, device=device, batch_size=batch_size, arithmetic=self.arithmetic
+        )
         self._early_exit = early_exit
         self.watch = watch
         self.workspace = workspace
-        self._courses: dict[str, Course] = {}
-        self._whole: set[str] = set()  # What was measured in the usual batches.
-        self._live: tuple[nn.Module, torch.device] | None = None
-        self._loaded: str | None = None
-        self._lock = threading.Lock()
+        self.crew = crew
+        self._memory = Memory()
+        self._arranged: dict[Key, Course] = {}
+        self._turns = Turns()
 
     def __call__(self, soup: Soup) -> float:
         return self._score(self._held_out(soup))
@@ -109,18 +114,34 @@ class Evaluator:
         if course is None:
             return Verdict(self(soup))
         key = self._key(soup, self.held_out, course)
-        with self._lock:
+        with self._turns(key):
             rows = self.store.logits(*key)
             verdict = None if rows is None else self._settled_by(rows, course, bar, strict)
             if verdict is None:
-                rows = self._run_along(course, soup, bar, strict)
-                self.store.keep_logits(*key, rows)
+                earlier = rows
+                rows = self.forward.along(
+                    soup,
+                    self.held_out.name,
+                    course.batches,
+                    Bar(bar, strict) if self._early_exit else None,
+                    progress=self._progress(soup, self.held_out),
+                    is_dropped=self._memory.is_dropped,
+                )
+                self._memory.keep_logits(self.store, key, rows, earlier)
                 verdict = self._settled_by(rows, course, bar, strict)
+            self._memory.used.add(key)
         if verdict is None:
             raise AssertionError("what was seen did not settle what it was to settle")
         if verdict.score is not None and reaches(verdict.score, bar, strict=strict):
-            self._courses[soup.digest] = course
+            self._memory.courses[soup.digest] = course
         return verdict
+
+    def apart(self) -> Apart:
+        """For what is tried in advance: see `ladle.soup.Speculates`."""
+        view = copy.copy(self)
+        view._memory = self._memory.apart()
+        drop = partial(view._memory.drop, self.store)
+        return Apart(view, view._memory.keep, drop)
 
     def _course_for(self, soup: Soup, hint: Soup | None) -> Course | None:
         """The course on which a soup is compared; None where it is measured in the usual way.
@@ -132,14 +153,23 @@ class Evaluator:
         task, metric = self.task, self.task.metric
         if metric.ideal is None or not isinstance(task, PredictsSome):
             return None
-        known = self._courses.get(soup.digest)
-        if known is not None or hint is None or soup.digest in self._whole:
+        known = self._memory.courses.get(soup.digest)
+        if known is not None or hint is None or soup.digest in self._memory.whole:
             return known
-        return Course.of(task, self._as_measured(hint), metric, batch_size=self.batch_size)
+        said = self._as_measured(hint)
+        # Many are compared with one, perhaps several at a time.
+        key = self._key(hint, self.held_out, self._memory.courses.get(hint.digest))
+        with self._turns(("course", *key)):
+            found = self._arranged.get(key)
+            if found is None:
+                found = Course.of(task, said, metric, batch_size=self.batch_size)
+                self._arranged.clear()
+                self._arranged[key] = found
+        return found
 
     def _as_measured(self, soup: Soup) -> Predictions:
         """Held-out predictions of a soup: those of a comparison that it passed, if there are."""
-        split, course = self.held_out, self._courses.get(soup.digest)
+        split, course = self.held_out, self._memory.courses.get(soup.digest)
         if course is None:
             return self._held_out(soup)
         rows = self.store.logits(*self._key(soup, split, course))
@@ -166,18 +196,23 @@ class Evaluator:
         return EnsembleScores(lambda: [self._held_out(one) for one in members], self._score)
 
     def _held_out(self, soup: Soup) -> Predictions:
-        self._whole.add(soup.digest)
+        self._memory.whole[soup.digest] = True
         return self.predict(soup, self.held_out.name)
 
-    def gradients(self, pool: Pool, *, integers: Policy = "equal") -> HeldOutGradients:
+    def gradients(
+        self, pool: Pool, *, integers: Policy = "equal"
+    ) -> HeldOutGradients | CrewGradients:
         """Losses of soups of a pool on the held-out split, and their slopes in the weights.
 
         Raises:
             BadInput: the task is not `Differentiable`.
         """
+        from ladle.evaluate.crew import CrewGradients
         from ladle.evaluate.gradients import HeldOutGradients
 
-        return HeldOutGradients(self, pool, integers=integers)
+        if self.crew is None:
+            return HeldOutGradients(self, pool, integers=integers)
+        return CrewGradients(self, self.crew, pool, integers=integers)
 
     def describe(self) -> dict[str, Any]:
         """Task, metric and splits, for the record."""
@@ -197,12 +232,7 @@ class Evaluator:
 
         False where that is not known, for no model was needed yet.
         """
-        if self._live is None:
-            return False
-        kinds = {spec.dtype for spec in soup.layout.tensors.values()}
-        widest = max((ITEMSIZE[kind] for kind in kinds.intersection(AVERAGED)), default=0)
-        held = self._live[0].state_dict().values()
-        return all(one.element_size() >= widest for one in held if one.is_floating_point())
+        return self.forward.is_exact_for(soup)
 
     def predict(self, soup: Soup, split: str) -> Predictions:
         """What the soup says about a split, from the store or from the model.
@@ -218,97 +248,29 @@ class Evaluator:
             )
         examples = self.task.splits[split]
         key = self._key(soup, examples)
-        logits = self.store.logits(*key)
-        if logits is None:
-            with self._lock:  # there is one model
-                # Another thread may have had it while this one waited for the model.
-                logits = self.store.logits(*key)
-                if logits is None:
-                    logits = self._run(soup, examples)
-                    self.store.keep_logits(*key, logits)
+        with self._turns(key):  # Another thread may be about to have it.
+            logits = self.store.logits(*key)
+            if logits is None:
+                logits = self.forward.predict(
+                    soup,
+                    split,
+                    progress=self._progress(soup, examples),
+                    is_dropped=self._memory.is_dropped,
+                )
+                self._memory.keep_logits(self.store, key, logits, None)
+            self._memory.used.add(key)
         return Predictions(split, logits, examples.labels)
 
-    def _key(self, soup: Soup, split: Split, course: Course | None = None) -> tuple[str, str, str]:
+    def _progress(self, soup: Soup, split: Split) -> AbstractContextManager[Advance]:
+        return self.watch(f"{' + '.join(soup.members)} on {split.name}", len(split))
+
+    def _key(self, soup: Soup, split: Split, course: Course | None = None) -> Key:
         """What the store knows predictions by; on a course, those of its first examples, in order.
 
         They are kept apart, since in the last bits logits depend on the batches.
         """
         place = split.key if course is None else f"{split.key}/{course.digest}"
         return soup.digest, self.arithmetic.identity(self.task.digest), place
-
-    def _run(self, soup: Soup, split: Split) -> Array:
-        with self._running(soup, split) as (model, device, advance):
-            said = self.task.predict(
-                model, split.name, device=device, batch_size=self.batch_size, advance=advance
-            )
-            logits = np.asarray(said, np.float32)
-        return self._projected(logits, split, len(split))
-
-    def _run_along(self, course: Course, soup: Soup, bar: float, strict: bool) -> Array:
-        """Logits of so many of the first examples of a course as settle whether it reaches `bar`.
-
-        Of all, without early exit.
-        """
-        split, task = self.held_out, self.task
-        if not isinstance(task, PredictsSome):
-            raise TypeError(f"task {task.name!r} cannot predict some examples alone")
-        tally = Tally(split.name, split.labels, task.metric)
-        seen: list[Array] = []
-        with self._running(soup, split) as (model, device, advance):
-            said = task.predict_some(model, split.name, course.batches, device=device)
-            with closing(said):
-                for batch, rows in zip(course.batches, said, strict=True):
-                    logits = np.asarray(rows, np.float32)
-                    seen.append(self._projected(logits, split, len(batch)))
-                    tally.add(batch, seen[-1])
-                    advance(len(batch))
-                    if self._early_exit and not tally.can_reach(bar, strict=strict):
-                        break
-        return np.concatenate(seen)
-
-    @contextmanager
-    def _running(
-        self, soup: Soup, split: Split
-    ) -> Iterator[tuple[nn.Module, torch.device, Advance]]:
-        """The model with the weights of a soup, its device, and progress; for the task's code."""
-        import torch
-
-        if self._live is None:
-            device = find_device(self.device)
-            with running(f"building the model of task {self.task.name!r}"):
-                model = self.arithmetic.laid_out(self.task.build().to(device).eval())
-                self._live = (model, device)
-        model, device = self._live
-        if self._loaded != soup.digest:
-            self._loaded = None
-            soup.load_into(model)
-            self._loaded = soup.digest
-        text = f"{' + '.join(soup.members)} on {split.name}"
-        with (
-            self.watch(text, len(split)) as advance,
-            running(f"task {self.task.name!r} on {split.name}"),
-            torch.inference_mode(),
-            self.arithmetic.computing(model, device),
-        ):
-            yield model, device, advance
-
-    def _projected(self, logits: Array, split: Split, examples: int) -> Array:
-        """Logits of some examples of a split, in its classes."""
-        if logits.ndim != 2 or len(logits) != examples:
-            raise BadTask(
-                f"task {self.task.name!r} gave logits of shape {list(logits.shape)} for the "
-                f"{examples} examples of {split.name!r}; one row per example is needed"
-            )
-        if split.classes is None:
-            return logits
-        # Here, so that ensembles average what is projected, as the paper's code does, and the
-        # store keeps no column that nothing looks at.
-        if logits.shape[1] < split.classes.width:
-            raise BadTask(
-                f"task {self.task.name!r} gave logits of {logits.shape[1]} columns, and the "
-                f"classes of {split.name!r} are made of {split.classes.width}; give the model all"
-            )
-        return split.classes.project(logits)
 
 
 def held_out_split(task: Task) -> Split:
@@ -327,19 +289,3 @@ def held_out_split(task: Task) -> Split:
             f"task {task.name!r} has {len(found)} held-out splits; choosing needs exactly one"
         )
     return found[0]
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name; `auto` takes an accelerator if there is one.
-
-    Raises:
-        BadInput: this machine has no such device.
-    """
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next((kind for kind, found in there.items() if found), "cpu"))
-    if not there.get(name, True):
-        raise BadInput(f"--device {name}: PyTorch finds none here; use --device cpu")
-    return torch.device(name)

@@ -5,11 +5,8 @@ A recipe never imports this: it is handed an evaluation, and asks it for `gradie
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +16,18 @@ from torch import Tensor, nn
 
 from ladle.checkpoint.dtypes import AVERAGED
 from ladle.checkpoint.numbers import Float32
-from ladle.errors import BadInput, Diverged
-from ladle.evaluate.evaluator import find_device
+from ladle.errors import BadInput
+from ladle.evaluate.examples import HeldOutExamples, Slope
+from ladle.evaluate.model import find_device
 from ladle.foreign import running
 from ladle.merge import Merge, differing
-from ladle.predictions import ClassSubset, ExampleNumbers, Labels, Predictions, fit_temperature
+from ladle.predictions import ClassSubset, ExampleNumbers, Labels
 from ladle.soup import Policy, Pool, Soup, uniform_soup
 from ladle.tasks import Differentiable
 from ladle.tasks.loss import loss_of
 
 if TYPE_CHECKING:
     from ladle.evaluate.evaluator import Evaluator
-
-
-@dataclass(frozen=True)
-class Slope:
-    """A loss, and how it changes with the weights of a soup and with a factor on its logits.
-
-    `weights` has a flat float32 array on the CPU for each tensor that the loss depends on; it
-    lasts until the next one is asked for.
-    """
-
-    loss: float
-    factor: float
-    weights: Mapping[str, Float32]
 
 
 @dataclass(frozen=True)
@@ -75,8 +60,8 @@ class HeldOutGradients:
             )
         self._task: Differentiable = task
         self._split = evaluator.held_out
+        self._examples = HeldOutExamples.of(evaluator)
         self._arithmetic = evaluator.arithmetic
-        self._size = evaluator.batch_size
         self._watch = evaluator.watch
         self._pool = pool
         self.workspace: Path | None = evaluator.workspace
@@ -88,6 +73,7 @@ class HeldOutGradients:
         self._loaded: tuple[Pool, Merge] = (pool, start.merge)
         self.differing = differing([one.checkpoint for one in pool], list(pool.layout.tensors))
         self.tensors = self._learnable(start.names_in(self._model))
+        self._settle()
 
     @property
     def split(self) -> str:
@@ -102,15 +88,20 @@ class HeldOutGradients:
     @property
     def identity(self) -> str:
         """What losses and slopes follow from beside the soup: task, examples, arithmetic."""
-        known = [self._arithmetic.identity(self._task.digest), self._split.key, self._size]
-        return sha256(json.dumps(known).encode()).hexdigest()
+        return self._examples.identity
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Those of the model's parameters that slopes are of, by the tensors' names."""
+        named = dict(self._model.named_parameters(remove_duplicate=False))
+        return {name: named[own].dtype for name, own in self._parameters.items()}
 
     def batches(self, steps: Sequence[ExampleNumbers]) -> Generator[Batch, None, None]:
         """The examples of each step, read when it is asked for.
 
         What this gives depends on the model's tensors that never change, so it goes with it.
         """
-        parts = [np.array_split(step, math.ceil(len(step) / self._size)) for step in steps]
+        parts = [self._examples.pieces(step) for step in steps]
         total = sum(map(len, steps))
         with self._watch(f"learning on {self.split}", total) as advance:
             found = self._labelled([part for one in parts for part in one])
@@ -139,39 +130,30 @@ class HeldOutGradients:
         slopes = {name: _flat(named[own].grad) for name, own in self._parameters.items()}
         weights = {name: slope for name, slope in slopes.items() if slope is not None}
         change = float(scale.grad) if scale.grad is not None else 0.0
-        if not all(
-            map(math.isfinite, (total, change, *(float(w.sum()) for w in weights.values())))
-        ):
-            raise Diverged(
-                f"the loss on {self.split} or its gradient stopped being finite; lower --lr, or "
-                "leave out checkpoints that are ruined (`ladle check` finds them)"
-            )
-        return Slope(total, change, weights)
+        slope = Slope(total, change, weights)
+        slope.check_finite(self.split)
+        return slope
+
+    def of_piece(self, soup: Soup, examples: ExampleNumbers, size: int, factor: float) -> Slope:
+        """What these examples, read now, bring to the slope of a step of `size`; see `pieces`."""
+        return self(soup, Batch(size, list(self._labelled([examples]))), factor)
 
     def taste(self, soup: Soup, examples: ExampleNumbers, factor: float) -> tuple[float, float]:
         """The mean loss of a soup on these examples, and its score, which is higher-is-better."""
-        logits, labels = self._predicted(soup, examples)
-        if not torch.isfinite(logits).all():
-            return math.nan, math.nan
-        metric = self._task.metric
-        found = Predictions(self.split, logits.numpy(), labels.numpy())
-        return float(loss_of(logits.double() * factor, labels)), metric.sign * metric(found)
+        return self._examples.tasted(*self.predicted(soup, examples), factor)
 
     def best_factor(self, soup: Soup, examples: ExampleNumbers) -> float:
         """The factor on a soup's logits that gives the lowest loss on these examples.
 
         1 where they are no logits but numbers that are predicted.
         """
-        logits, labels = self._predicted(soup, examples)
-        if labels.is_floating_point():
-            return 1.0
-        return 1.0 / fit_temperature(Predictions(self.split, logits.numpy(), labels.numpy()))
+        return self._examples.best_factor(*self.predicted(soup, examples))
 
-    def _predicted(self, soup: Soup, examples: ExampleNumbers) -> tuple[Tensor, Tensor]:
-        """Logits (N, C) and labels, on the CPU."""
+    def predicted(self, soup: Soup, examples: ExampleNumbers) -> tuple[Tensor, Tensor]:
+        """Logits (N, C) and labels of some examples, on the CPU."""
         self._load(soup)
         said, labels = [], []
-        parts = np.array_split(examples, math.ceil(len(examples) / self._size))
+        parts = self._examples.portions(examples)
         with running(f"task {self._task.name!r} on {self.split}"), torch.no_grad():
             for inputs, truth in self._labelled(parts):
                 said.append(self._said(inputs).cpu())
@@ -183,6 +165,15 @@ class HeldOutGradients:
         if soup.pool is not pool or soup.merge != merge:
             soup.load_into(self._model, only=self.differing)
             self._loaded = (soup.pool, soup.merge)
+
+    def _settle(self) -> None:
+        """Let the task do to its model what it does when it first learns, such as lay it out anew.
+
+        Otherwise the last bits of a tasting would tell whether there was a slope before it.
+        """
+        with running(f"task {self._task.name!r} on {self.split}"), torch.enable_grad():
+            for inputs, _ in self._labelled([np.zeros(1, np.int64)]):
+                self._said(inputs)
 
     def _labelled(self, parts: Sequence[ExampleNumbers]) -> Iterator[tuple[Any, Tensor]]:
         yield from self._task.labelled(self._model, self.split, parts)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ladle.ahead import Map
 from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator
 from ladle.predictions import (
@@ -76,11 +77,19 @@ def judge(
     splits: Sequence[Split],
     versus: Contestant | None = None,
     seed: int = 0,
+    map: Map | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `evaluations.jsonl`: each contestant on each split, and on the mean of the shifts.
 
-    All but the base are compared with `versus`, on every split that played no part in choosing.
+    All but the base are compared with `versus`, on every split that played no part in choosing. A
+    parallel `map` has what is not in the store measured first, models by splits.
     """
+    contestants = list(contestants)
+    if map is not None:
+        # An ensemble's are those of its members.
+        models = [one for one in contestants if one.kind != "ensemble"]
+        for _ in map(_measure, [(one, split.name) for one in models for split in splits]):
+            pass
     rows: list[dict[str, Any]] = []
     shifts = [split for split in splits if split.role == "shift"]
     groups: list[tuple[str, str, list[Split]]] = [(s.name, s.role, [s]) for s in splits]
@@ -111,6 +120,11 @@ def judge(
                 }
             )
     return rows
+
+
+def _measure(wanted: tuple[Contestant, str]) -> None:
+    one, split = wanted
+    one.predict(split)
 
 
 def _comparison(versus: Contestant, found: Comparison) -> dict[str, Any]:

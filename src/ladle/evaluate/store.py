@@ -96,6 +96,21 @@ class Store:
                 (soup, task, split, kept.name, kept.nbytes, kept.crc32),
             )
 
+    def forget_logits(self, soup: str, task: str, split: str) -> None:
+        """Have an entry no more; its array goes too, if no other has it."""
+        key = (soup, task, split)
+        with self._writing():
+            found = self._base.execute(
+                "SELECT array, nbytes, crc32 FROM predictions WHERE soup=? AND task=? AND split=?",
+                key,
+            ).fetchone()
+            if found is None:
+                return
+            self._base.execute("DELETE FROM predictions WHERE soup=? AND task=? AND split=?", key)
+            others = self._base.execute("SELECT 1 FROM predictions WHERE array=?", found[:1])
+            if others.fetchone() is None:
+                self._arrays.remove(Kept(*found))
+
     def keep_as(self, soup: str, other: str) -> None:
         """Have a soup's predictions for `other` too, whose weights are the same."""
         with self._writing():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ladle.recipes.tasting import Map, one_by_one, taste_singles
+from ladle.ahead import Map, one_by_one
+from ladle.recipes.tasting import taste_singles
 from ladle.soup import Evaluate, Policy, Pool, Soup, uniform_soup
 
 

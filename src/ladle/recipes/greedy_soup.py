@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ladle.ahead import Map, one_by_one
 from ladle.errors import BadInput, BadScore
 from ladle.recipes.portions import Portion, single, soup_of, together
-from ladle.recipes.tasting import Map, one_by_one, taste_singles
-from ladle.recipes.trial import try_out
+from ladle.recipes.tasting import taste_singles
+from ladle.recipes.trial import Offer, tried, weighed
 from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting
 
 Order = Literal["score", "random", "given"]
@@ -35,7 +37,7 @@ def greedy(
 
     On the data that `evaluate` looks at, the soup scores at least as well as the best ingredient;
     nothing follows for other data, nor for another order than that of the scores. Costs 2n - 1
-    evaluations; the first n are independent and go through `map`. Of the others, those that fail
+    evaluations; the first n are independent. Of the others, those that fail
     are not measured to the end where `evaluate` can tell (see `ladle.soup.Compares`); that changes
     no decision. In a random order (the paper's ablation) or as given it costs n for every repeat,
     and begins with the first that has a score.
@@ -49,7 +51,9 @@ def greedy(
             held-out score; `Soup.repeats` has all.
         with_replacement: go through the ingredients again, for as long as another helping of one
             makes the soup better, at most five times. So weights become unequal.
-        map: how to run the first n evaluations; any parallel `map` that keeps order.
+        map: how to run evaluations; any parallel `map` that keeps order. One that is lazy has the
+            next candidates under way at a time, each as if those before it fail: see `tried`. That
+            changes no decision, and what was tried in vain is in no log.
 
     Raises:
         BadScore: no ingredient has a finite score.
@@ -63,7 +67,7 @@ def greedy(
     options: dict[str, object] = {"strict": strict, "order": order}
     options |= {"with_replacement": True} if with_replacement else {}
     portions = [single(pool, i) for i in range(len(pool))]
-    pot = _Pot(pool, evaluate, strict, with_replacement, integers)
+    pot = _Pot(pool, evaluate, strict, with_replacement, integers, map)
     if order == "score":
         tastings, ranking = taste_singles(pool, evaluate, map=map, integers=integers)
         made = pot.from_best(portions, tastings, ranking)
@@ -100,6 +104,7 @@ def grow(
     evaluate: Evaluate,
     *,
     strict: bool = False,
+    map: Map = one_by_one,
     integers: Policy = "equal",
 ) -> Grown:
     """The greedy loop over portions, best first: ingredients, or soups of them.
@@ -108,8 +113,10 @@ def grow(
         BadScore: no portion has a finite score.
     """
     offered = list(portions)
+    soups = [soup_of(pool, one, integers=integers) for one in offered]
     trials = [
-        try_out(soup_of(pool, one, integers=integers), one.name, evaluate, None) for one in offered
+        weighed(soup, one.name, score, None)
+        for soup, one, score in zip(soups, offered, map(evaluate, soups), strict=True)
     ]
     alone = [replace(one, kept=False, reason="alone") if one.kept else one for one in trials]
     scores = [one.score for one in alone]
@@ -117,7 +124,7 @@ def grow(
     if not ranked:
         raise BadScore(f"none of the {len(offered)} soups has a finite score; check the evaluation")
     ranked.sort(key=lambda i: -(scores[i] or 0.0))
-    return _Pot(pool, evaluate, strict, False, integers).from_best(offered, alone, ranked)
+    return _Pot(pool, evaluate, strict, False, integers, map).from_best(offered, alone, ranked)
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ class _Pot:
     strict: bool
     again: bool
     integers: Policy
+    map: Map
 
     def soup(self, made: Grown) -> Soup:
         soup = soup_of(self.pool, made.portion, integers=self.integers)
@@ -151,25 +159,50 @@ class _Pot:
         tastings = [] if start is None else [start]
         refused: set[str] = set()
         for helping in range(_HELPINGS if self.again else 1):
-            for portion in portions if helping or start is None else portions[1:]:
-                if portion.name in refused:
-                    continue  # The soup is what it was then.
-                mixed = together(portion.name, [*chosen, portion])
-                if helping and mixed.shares == together("", chosen).shares:
-                    continue  # Of one alone there is no more than all.
-                trial = soup_of(self.pool, mixed, integers=self.integers)
-                # Ties would be second helpings without end.
-                strict = self.strict or helping > 0
-                rival = None
-                if chosen:
-                    rival = soup_of(self.pool, together("", chosen), integers=self.integers)
-                one = try_out(trial, portion.name, self.evaluate, score, strict=strict, rival=rival)
-                tastings.append(one)
-                refused.add(portion.name)
-                if one.kept:
-                    chosen, score, refused = [*chosen, portion], one.score, set()
+            # Ties would be second helpings without end.
+            strict = self.strict or helping > 0
+            left = list(portions if helping or start is None else portions[1:])
+            while left:
+                # From the soup so far to the first that is kept; then on from that soup.
+                places: deque[int] = deque()
+                offers = self._offers(left, chosen, refused, places, again=helping > 0)
+                rival = self._mixed(chosen) if chosen else None
+                rest: list[Portion] = []
+                for one in tried(
+                    offers, self.evaluate, score, strict=strict, rival=rival, map=self.map
+                ):
+                    at = places.popleft()
+                    tastings.append(one)
+                    refused.add(one.candidate)
+                    if one.kept:
+                        chosen, score, refused = [*chosen, left[at]], one.score, set()
+                        rest = left[at + 1 :]
+                left = rest
         if score is None:
             raise BadScore(
                 f"none of the {len(portions)} ingredients has a finite score; check the evaluation"
             )
         return Grown(together("", chosen), score, tuple(tastings))
+
+    def _offers(
+        self,
+        left: Sequence[Portion],
+        chosen: Sequence[Portion],
+        refused: Collection[str],
+        places: deque[int],
+        *,
+        again: bool,
+    ) -> Iterator[Offer]:
+        """The soup so far with each of what is left; `places` gets where that was."""
+        so_far = together("", chosen).shares if chosen else {}
+        for at, portion in enumerate(left):
+            if portion.name in refused:
+                continue  # The soup is what it was then.
+            mixed = together(portion.name, [*chosen, portion])
+            if again and mixed.shares == so_far:
+                continue  # Of one alone there is no more than all.
+            places.append(at)
+            yield Offer(soup_of(self.pool, mixed, integers=self.integers), portion.name)
+
+    def _mixed(self, portions: Sequence[Portion]) -> Soup:
+        return soup_of(self.pool, together("", portions), integers=self.integers)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from ladle.ahead import Map, one_by_one
 from ladle.errors import BadInput
 from ladle.recipes.greedy_soup import greedy, grow
 from ladle.recipes.portions import Portion, single, soup_of, together
-from ladle.recipes.tasting import Map, one_by_one, rather_alone, taste_singles
+from ladle.recipes.tasting import rather_alone, taste_singles
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting
 from ladle.wording import closest, some
 
@@ -62,7 +63,7 @@ def hierarchical(
         places = {pool[i].name: i for i in members}
         kept = [single(pool, places[member]) for member in one.members]
         portions.append(together(name, kept))
-    made = grow(pool, portions, evaluate, strict=strict, integers=integers)
+    made = grow(pool, portions, evaluate, strict=strict, map=map, integers=integers)
     tastings += made.tastings
     portion = made.portion
     if ranking:  # Greedy soups within begin with the best of their groups.

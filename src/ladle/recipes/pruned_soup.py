@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from ladle.recipes.tasting import Map, one_by_one, rather_alone, taste_singles
-from ladle.recipes.trial import try_out
+from ladle.ahead import Map, one_by_one
+from ladle.recipes.tasting import rather_alone, taste_singles
+from ladle.recipes.trial import Offer, tried, try_out
 from ladle.soup import Evaluate, Policy, Pool, Soup, uniform_soup
 
 
@@ -39,22 +41,31 @@ def pruned(
     score = tasting.score
     needed: set[int] = set()
     while len(left) > 1 and not needed.issuperset(left):
-        for i in reversed(ranking):
-            others = [j for j in left if j != i]
+        worst_first = [i for i in reversed(ranking) if i in left]
+        while worst_first:
             # What was needed since something was last left out still is.
-            if i not in left or i in needed or not others:
-                continue
-            trial = uniform_soup(pool.subset(others), integers=integers)
+            offered = [i for i in worst_first if i not in needed and len(left) > 1]
+            offers = [_without(pool, left, i, integers) for i in offered]
             rival = uniform_soup(pool.subset(left), integers=integers)
-            name = f"without {pool[i].name}"
-            tasting = try_out(trial, name, evaluate, score, strict=strict, rival=rival)
-            tastings.append(tasting)
-            needed.add(i)
-            if tasting.kept:
-                left, score, needed = others, tasting.score, set()
+            rest: list[int] = []
+            tastings_of_pass = tried(offers, evaluate, score, strict=strict, rival=rival, map=map)
+            # They end with the first that is kept.
+            for tasting, i in zip(tastings_of_pass, offered, strict=False):
+                tastings.append(tasting)
+                needed.add(i)
+                if tasting.kept:
+                    left, score, needed = [j for j in left if j != i], tasting.score, set()
+                    rest = worst_first[worst_first.index(i) + 1 :]
+            worst_first = rest
     better = rather_alone(tastings[ranking[0]], score, f"the soup of {len(left)}")
     if better:
         tastings.append(better)
         left = [ranking[0]]
     soup = uniform_soup(pool.subset(left), integers=integers)
     return replace(soup, recipe="pruned", options={"strict": strict}, tastings=tuple(tastings))
+
+
+def _without(pool: Pool, left: Sequence[int], i: int, integers: Policy) -> Offer:
+    others = [j for j in left if j != i]
+    trial = uniform_soup(pool.subset(others), integers=integers)
+    return Offer(trial, f"without {pool[i].name}")

@@ -8,12 +8,13 @@ it is climbed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ladle.ahead import Map, one_by_one
 from ladle.errors import BadInput
-from ladle.recipes.tasting import Map, one_by_one, taste_singles
-from ladle.recipes.trial import try_out
+from ladle.recipes.tasting import taste_singles
+from ladle.recipes.trial import Offer, tried
 from ladle.soup import Evaluate, Policy, Pool, Soup, ensembles_of, uniform_soup
 
 Subset = frozenset[int]
@@ -39,7 +40,7 @@ def screened(
         budget: how many evaluations, those of the n ingredients included; None makes it a quarter
             more than n. Greedy takes 2n - 1.
         strict: keep only what is better.
-        map: how to run the first n evaluations.
+        map: how to run evaluations: see `greedy`.
 
     Raises:
         BadScore: no ingredient has a finite score.
@@ -60,24 +61,48 @@ def screened(
     first = ranking[0]
     tastings[first] = replace(tastings[first], kept=True, reason="best alone: starts the soup")
     chosen, score = frozenset([first]), tastings[first].score
-    tried = {chosen}
-    for number in range(budget - n):
-        proposal = screen.climbed() if number == 0 else None
-        if proposal is None or proposal in tried:
-            proposal = screen.neighbour(chosen, tried)
-        if proposal is None:
-            break  # There is nothing left to try.
-        tried.add(proposal)
+    seen = {chosen}
+    spent, rest = n, True
+    while rest:
+        # What is measured from this soup on, if all of it is refused.
+        proposals: list[Subset] = []
+        offers = _offers(pool, screen, chosen, seen, budget - spent, proposals, integers)
         rival = uniform_soup(pool.subset(sorted(chosen)), integers=integers)
-        trial = uniform_soup(pool.subset(sorted(proposal)), integers=integers)
-        name = _change(pool, chosen, proposal)
-        tasting = try_out(trial, name, evaluate, score, strict=strict, rival=rival)
-        tastings.append(tasting)
-        if tasting.kept:
-            chosen, score = proposal, tasting.score
+        rest = False
+        results = tried(offers, evaluate, score, strict=strict, rival=rival, map=map)
+        for number, tasting in enumerate(results):
+            tastings.append(tasting)
+            spent += 1
+            if tasting.kept:
+                seen = {*seen, *proposals[: number + 1]}
+                chosen, score, rest = proposals[number], tasting.score, True
     soup = uniform_soup(pool.subset(sorted(chosen)), integers=integers)
     options = {"budget": budget, "strict": strict}
     return replace(soup, recipe="screened", options=options, tastings=tuple(tastings))
+
+
+def _offers(
+    pool: Pool,
+    screen: _Screen,
+    chosen: Subset,
+    seen: Collection[Subset],
+    most: int,
+    proposals: list[Subset],
+    integers: Policy,
+) -> Iterator[Offer]:
+    """What is worth measuring next to `chosen`, at most so many; `proposals` gets them too."""
+    known = set(seen)
+    for _ in range(most):
+        # The soup that is climbed to comes first of all.
+        proposal = screen.climbed() if len(known) == 1 else None
+        if proposal is None or proposal in known:
+            proposal = screen.neighbour(chosen, known)
+        if proposal is None:
+            return  # There is nothing left to try.
+        known.add(proposal)
+        proposals.append(proposal)
+        trial = uniform_soup(pool.subset(sorted(proposal)), integers=integers)
+        yield Offer(trial, _change(pool, chosen, proposal))
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Protocol
 
+from ladle.ahead import Map, one_by_one
 from ladle.errors import BadScore
-from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, uniform_soup
-
-
-class Map(Protocol):
-    """The builtin `map`, or anything that gives the same results in the same order."""
-
-    def __call__(
-        self, work: Callable[[Soup], float], items: Iterable[Soup], /
-    ) -> Iterable[float]: ...
-
-
-def one_by_one(work: Callable[[Soup], float], items: Iterable[Soup], /) -> Iterator[float]:
-    """The builtin `map`."""
-    return map(work, items)
+from ladle.soup import Evaluate, Policy, Pool, Tasting, uniform_soup
 
 
 def finite(score: float) -> float | None:

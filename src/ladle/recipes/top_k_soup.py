@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ladle.ahead import Map, one_by_one
 from ladle.errors import BadInput
-from ladle.recipes.tasting import Map, one_by_one, taste_singles
-from ladle.recipes.trial import try_out, weighed
+from ladle.recipes.tasting import taste_singles
+from ladle.recipes.trial import Offer, tried, weighed
 from ladle.soup import Evaluate, Policy, Pool, Soup, Tasting, uniform_soup
 
 
@@ -23,7 +24,7 @@ def top_k(
 
     Where k is chosen, the best single is among what is chosen from, so on held-out data the soup is
     never worse. Costs n + 1 evaluations for a given k, 2n - 1 otherwise; the first n are
-    independent and go through `map`.
+    independent.
 
     Args:
         k: how many; None tries all from 1 to n.
@@ -39,27 +40,33 @@ def top_k(
             f"--k {k}: only {len(ranking)} of the {len(pool)} checkpoints have a finite score; "
             "give fewer"
         )
-    best = tastings[ranking[0]]
-    # The best one alone is tasted already.
-    sizes = [k] if k is not None else list(range(2, len(ranking) + 1))
-    tried: list[Tasting] = []
+    best, n = tastings[ranking[0]], len(ranking)
+    best_of = [uniform_soup(pool.subset(ranking[: i + 1]), integers=integers) for i in range(n)]
+    offers = [Offer(soup, f"the best {i + 1}") for i, soup in enumerate(best_of)]
+    more: list[Tasting] = []
     chosen, size = best, 1
-    for number in sizes:
-        if number == 1:
-            continue
-        trial = uniform_soup(pool.subset(ranking[:number]), integers=integers)
-        name = f"the best {number}"
-        if k is not None:
-            tasting = weighed(trial, name, evaluate(trial), chosen.score, strict=strict)
-            tasting = replace(tasting, kept=True, reason=f"--k; {tasting.reason}")
-        else:
-            rival = uniform_soup(pool.subset(ranking[:size]), integers=integers)
-            tasting = try_out(trial, name, evaluate, chosen.score, strict=strict, rival=rival)
-        tried.append(tasting)
-        if tasting.kept:
-            chosen, size = tasting, number
+    if k is not None and k > 1:
+        one = offers[k - 1]
+        tasting = weighed(one.trial, one.candidate, evaluate(one.trial), best.score, strict=strict)
+        chosen, size = replace(tasting, kept=True, reason=f"--k; {tasting.reason}"), k
+        more.append(chosen)
+    # The best one alone is tasted already.
+    place = 1 if k is None else n
+    while place < n:
+        for tasting in tried(
+            offers[place:],
+            evaluate,
+            chosen.score,
+            strict=strict,
+            rival=best_of[size - 1],
+            map=map,
+        ):
+            more.append(tasting)
+            place += 1
+            if tasting.kept:
+                chosen, size = tasting, place
     if chosen is best:
         tastings[ranking[0]] = replace(best, kept=True, reason="best alone")
-    soup = uniform_soup(pool.subset(ranking[:size]), integers=integers)
+    soup = best_of[size - 1]
     options = {"k": k, "strict": strict}
-    return replace(soup, recipe="top-k", options=options, tastings=(*tastings, *tried))
+    return replace(soup, recipe="top-k", options=options, tastings=(*tastings, *more))

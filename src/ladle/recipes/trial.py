@@ -2,8 +2,77 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ladle.ahead import Map, close, one_by_one
 from ladle.recipes.tasting import finite
-from ladle.soup import Evaluate, Soup, Tasting, Verdict, compared
+from ladle.soup import Apart, Evaluate, Soup, Tasting, Verdict, apart, compared
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A soup to be tried, and what the candidate in it is called."""
+
+    trial: Soup
+    candidate: str
+
+
+def tried(
+    offers: Iterable[Offer],
+    evaluate: Evaluate,
+    to_beat: float | None,
+    *,
+    strict: bool = False,
+    rival: Soup | None = None,
+    map: Map = one_by_one,
+) -> Iterator[Tasting]:
+    """Tastings of what is offered, in this order, up to the first that is kept: see `try_out`.
+
+    With a parallel `map` those that are next are tried in advance, as if none before them was kept.
+    After one that is, all others are dropped: their score had another soup to beat. So tastings
+    are the same whatever `map` does, and so is all that the evaluation remembers of them.
+    """
+    under_way: deque[Apart] = deque()
+
+    def begun() -> Iterator[tuple[Offer, Evaluate]]:
+        for offer in offers:
+            own = apart(evaluate)
+            under_way.append(own)
+            yield offer, own.evaluate
+
+    results = map(_Attempt(to_beat, strict, rival), begun())
+    try:
+        for tasting in results:
+            under_way.popleft().keep()
+            yield tasting
+            if tasting.kept:
+                return
+    finally:
+        for own in under_way:
+            own.drop()
+        close(results)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One trial. No closure, so that a `map` can send it to a process if the evaluation allows."""
+
+    to_beat: float | None
+    strict: bool
+    rival: Soup | None
+
+    def __call__(self, offered: tuple[Offer, Evaluate]) -> Tasting:
+        offer, evaluate = offered
+        return try_out(
+            offer.trial,
+            offer.candidate,
+            evaluate,
+            self.to_beat,
+            strict=self.strict,
+            rival=self.rival,
+        )
 
 
 def try_out(

@@ -7,12 +7,13 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
+from ladle.ahead import Map, one_by_one
 from ladle.errors import BadScore
 from ladle.recipes.base import with_start
 from ladle.recipes.best_single import best
 from ladle.recipes.greedy_soup import greedy
 from ladle.recipes.portions import Portion, soup_of
-from ladle.recipes.tasting import Map, one_by_one, rather_alone, taste_singles
+from ladle.recipes.tasting import rather_alone, taste_singles
 from ladle.recipes.trial import weighed
 from ladle.recipes.uniform_soup import uniform
 from ladle.soup import Evaluate, Ingredient, Policy, Pool, Soup, Tasting, uniform_soup

@@ -6,10 +6,13 @@ from ladle.soup.inputs import Gathered, gather, open_pool
 from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.running import RunningSoup
 from ladle.soup.scoring import (
+    Apart,
     Compares,
     Ensembles,
     Prepared,
+    Speculates,
     Verdict,
+    apart,
     compared,
     ensembles_of,
     reaches,
@@ -17,6 +20,7 @@ from ladle.soup.scoring import (
 from ladle.soup.soup import Evaluate, Soup, Tasting, uniform_soup
 
 __all__ = [
+    "Apart",
     "Compares",
     "Ensembles",
     "Evaluate",
@@ -27,8 +31,10 @@ __all__ = [
     "Prepared",
     "RunningSoup",
     "Soup",
+    "Speculates",
     "Tasting",
     "Verdict",
+    "apart",
     "compared",
     "ensembles_of",
     "gather",

@@ -12,12 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ladle.ahead import Map
 from ladle.checkpoint import AdapterCheckpoint, side_files
 from ladle.checkpoint.write import (
     FileSink,
+    Plain,
+    planned,
     safetensors_file,
     safetensors_files,
     torch_file,
+    write_index,
 )
 from ladle.errors import BadInput, OutputExists
 from ladle.files import (
@@ -36,6 +40,7 @@ from ladle.soup.adapter import WrittenAdapter, adapter_of, is_adapter, write_ada
 from ladle.soup.card import model_card
 from ladle.soup.pool import Ingredient, Pool
 from ladle.soup.record import provenance, record
+from ladle.soup.shards import write_elsewhere
 from ladle.soup.soup import Soup
 
 Advance = Callable[[int], None]
@@ -55,11 +60,18 @@ class WriteOptions:
 
     If not `hashed`, the ingredients' sha256 are not computed, and neither the record nor the
     weights' header has them.
+
+    With a `map`, the shards of a folder are jobs for it, which any machine may do that sees the
+    ingredients and the output, and before them, to be hashed, the ingredients' files. Without one,
+    and where there is one file, all is written here in one pass. `threads` are those of a job;
+    nothing of this changes a byte.
     """
 
     dtype: str | None = None
     max_shard_bytes: int = 5_000_000_000
     hashed: bool = True
+    map: Map | None = None
+    threads: int | None = None
 
 
 def is_file_output(output: Path) -> bool:
@@ -223,7 +235,9 @@ def write_file(
 
 def _fill(sink: FileSink, soup: Soup, options: WriteOptions, advance: Advance) -> None:
     hashing = options.hashed and not soup.pool.is_hashed
-    soup.stream_into(sink, dtype=options.dtype, hashing=hashing, advance=advance)
+    soup.stream_into(
+        sink, dtype=options.dtype, hashing=hashing, threads=options.threads, advance=advance
+    )
 
 
 @dataclass(frozen=True)
@@ -274,9 +288,24 @@ def write_folder(
     metadata = _Provenance(soup, options.hashed)
     if any(is_adapter(one.checkpoint) for one in soup.pool):
         return copies, write_adapter(soup, folder, dtype=options.dtype, metadata=metadata)
-    shards = options.max_shard_bytes
-    with safetensors_files(folder, layout, metadata, max_shard_bytes=shards) as sink:
-        _fill(sink, soup, options, advance)
+    shards = planned(layout, options.max_shard_bytes)
+    if options.map is None or len(shards) == 1:
+        with safetensors_files(folder, shards, metadata) as sink:
+            _fill(sink, soup, options, advance)
+    else:
+        if options.hashed:
+            soup.pool.hash_elsewhere(options.map)
+        write_elsewhere(
+            soup,
+            folder,
+            shards,
+            Plain(metadata.final()),
+            options.map,
+            dtype=options.dtype,
+            threads=options.threads,
+            advance=advance,
+        )
+    write_index(folder, shards)
     return copies, None
 
 

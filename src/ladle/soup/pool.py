@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ladle.ahead import Map
 from ladle.checkpoint import Checkpoint, Layout, TensorSpec, renamed, renamed_as
 from ladle.checkpoint.adapter import loose_factor
 from ladle.checkpoint.dtypes import promote
+from ladle.checkpoint.naming import as_opened
+from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.runs import Facts
+from ladle.soup.elsewhere import digest_here
 from ladle.soup.fingerprint import fingerprint
 
 _MOST_DIFFERENCES = 12
@@ -163,6 +167,16 @@ class Pool:
             done = executor.map(lambda one: (one.digest, one.checkpoint), self.ingredients)
             for _, checkpoint in done:
                 advance(checkpoint.layout.nbytes)
+
+    def hash_elsewhere(self, map: Map) -> None:
+        """The same, each file a job of its own for `map`; what has no files is read here."""
+        found = [as_opened(one.checkpoint) for one in self if not one.content.is_hashed]
+        stored = [one for one in found if isinstance(one, StoredCheckpoint)]
+        files = {file: part for one in stored for file, part in one.one_by_one().items()}
+        sums = dict(zip(files, map(digest_here, files.values()), strict=True))
+        for one in stored:
+            one.know({file: sums[file] for file in one.one_by_one()})
+        self.hash_all()
 
 
 def common_layout(ingredients: Sequence[Ingredient]) -> Layout:

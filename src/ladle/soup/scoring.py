@@ -2,13 +2,14 @@
 
 An evaluation is any function `Soup -> float`. One with a method `at_least` can also say that a soup
 does not reach a bar, without measuring it to the end; one with `ensembles_of` knows how good
-ensembles are, without a forward pass. `ladle.Evaluator` has both.
+ensembles are, without a forward pass; one with `apart` lets soups be tried in advance, several at a
+time, of which some are in vain. `ladle.Evaluator` has all three.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from ladle.errors import BadInput
@@ -61,6 +62,38 @@ class Ensembles(Protocol):
         ...
 
 
+def _nothing() -> None:
+    """There is nothing to do."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """An evaluation for something that is tried in advance, and perhaps in vain.
+
+    It knows what the one knows that it was made from. What it learns itself is its own, until one
+    of the two is called: `keep`, when it is certain that this would have been tried; or `drop`,
+    which ends an evaluation under way and leaves no trace of it.
+    """
+
+    evaluate: Evaluate
+    keep: Callable[[], None] = _nothing
+    drop: Callable[[], None] = _nothing
+
+
+@runtime_checkable
+class Speculates(Protocol):
+    """An evaluation that remembers, and yet can be asked what may turn out not to be needed."""
+
+    def apart(self) -> Apart:
+        """One for a single thing that is tried in advance; to be kept or dropped in the end."""
+        ...
+
+
+def apart(evaluate: Evaluate) -> Apart:
+    """See `Speculates`; any other evaluation has no memory that anything could depend on."""
+    return evaluate.apart() if isinstance(evaluate, Speculates) else Apart(evaluate)
+
+
 def compared(
     evaluate: Evaluate,
     soup: Soup,
@@ -107,6 +140,10 @@ class Prepared:
 
     def ensembles_of(self, members: Sequence[Soup]) -> Callable[[Sequence[int]], float]:
         return ensembles_of(self.evaluate, [self.prepare(one) for one in members])
+
+    def apart(self) -> Apart:
+        own = apart(self.evaluate)
+        return replace(own, evaluate=replace(self, evaluate=own.evaluate))
 
     @property
     def gradients(self) -> Any:

@@ -2,8 +2,9 @@
 
 from ladle.sweep.distributions import Choice, Constant, Off, Uniform, Whole
 from ladle.sweep.keeping import Head, Keeping
-from ladle.sweep.run import OnStep, Progress, no_step, space_of, sweep
+from ladle.sweep.run import space_of, sweep
 from ladle.sweep.space import PRESETS, Run, Space
+from ladle.sweep.story import OnStep, Progress, no_step
 from ladle.sweep.study import Study
 
 __all__ = [

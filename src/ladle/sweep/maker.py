@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from ladle.sweep.keeping import Head, Keeping
 from ladle.sweep.pause import Pause, waiting_interrupts
 from ladle.sweep.probe import linear_probe
 from ladle.sweep.space import Run
+from ladle.sweep.turn import TURN, Turn
 from ladle.tasks.base import Trainable
 
 if TYPE_CHECKING:
@@ -55,39 +58,77 @@ class Maker:
     Where several processes share the work, each has a maker, and only that of the main one writes.
     """
 
-    def __init__(self, task: Trainable, accelerator: Accelerator, keeping: Keeping) -> None:
-        self.task, self.accelerator, self.keeping = task, accelerator, keeping
-        self._held_out = next(one for one in task.splits.values() if one.role == "held-out")
-        self._start: Mapping[str, torch.Tensor] = {}
-        self._base: str | None = None
+    def __init__(
+        self,
+        task: Trainable,
+        accelerator: Accelerator,
+        keeping: Keeping,
+        head: Head,
+        base: Path,
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        """`base` is the folder of what all runs start from.
 
-    def base(self, folder: Path, head: Head) -> None:
-        """Make the base, unless it is there, and start from it."""
+        Where another process is at a folder, wait for it, so many seconds of `patience` at most.
+        """
+        self.task, self.accelerator, self.keeping, self.head = task, accelerator, keeping, head
+        self._base_folder, self._patience = base, patience
+        self._held_out = next(one for one in task.splits.values() if one.role == "held-out")
+
+    def base(self) -> None:
+        """Make the base, unless it is there."""
+        folder = self._base_folder
         if self.accelerator.is_main_process and not folder.exists():
-            began = time.monotonic()
-            model = self.task.build().to(self.accelerator.device)
-            _check_head(self.task, model)
-            losses = []
-            # A head without parameters was made by other means, and fine-tunings keep it.
-            if head == "probe" and list(model.get_submodule(self.task.head).parameters()):
-                losses.append(linear_probe(self.task, model))
-            scores = [self.score(model, 0)]
-            with claimed(folder) as part:
-                clear_claimed(part)
-                self.task.save(model, part)
-                seconds = time.monotonic() - began
-                self.record(part, BASE, training_loss=losses, scores=scores, seconds=seconds)
-                publish_folder(folder)
+            with self._claimed(folder) as part:
+                if part is not None:
+                    self._fill_base(part)
+                    publish_folder(folder)
         self.accelerator.wait_for_everyone()
-        # Read back also when it was just made, so that a continued sweep starts from the same bits.
-        pool = open_pool(folder)
-        self._start = dict(uniform_soup(pool).load_into(self.task.build()).state_dict())
-        self._base = pool.digests[0]
 
     def run(self, run: Run, folder: Path, on_moment: OnMoment) -> None:
         """Make a run, from where it was put down if it was; `on_moment` hears of each step."""
+        if self.accelerator.is_main_process:
+            with self._claimed(folder) as part:
+                if part is not None:
+                    turn = Turn(part)
+                    training, pause, log = self._taken_up(run, folder)
+                    _Work(self, folder.name, part, training, pause, log, on_moment, turn).do()
+                    publish_folder(folder)
+        else:
+            training, _, _ = self._taken_up(run, folder)
+            with suppress(Diverged):  # There, too, and written down there.
+                deque(training.train(), maxlen=0)
+        self.accelerator.free_memory()
+
+    @contextmanager
+    def _claimed(self, folder: Path) -> Iterator[Path | None]:
+        """Where to work on `folder`; None if another finished it while we waited for it."""
+        with claimed(folder, patience=self._patience) as part:
+            if folder.exists():
+                shutil.rmtree(part)
+                yield None
+            else:
+                yield part
+
+    def _fill_base(self, part: Path) -> None:
+        began = time.monotonic()
+        model = self.task.build().to(self.accelerator.device)
+        _check_head(self.task, model)
+        losses = []
+        # A head without parameters was made by other means, and fine-tunings keep it.
+        if self.head == "probe" and list(model.get_submodule(self.task.head).parameters()):
+            losses.append(linear_probe(self.task, model))
+        scores = [self.score(model, 0)]
+        clear_claimed(part)
+        self.task.save(model, part)
+        seconds = time.monotonic() - began
+        self.record(part, BASE, training_loss=losses, scores=scores, seconds=seconds)
+
+    def _taken_up(self, run: Run, folder: Path) -> tuple[FineTuning, Pause, Log]:
+        """A run as it was put down, or at its start."""
         model = self.task.build(dropout=run.dropout)
-        model.load_state_dict(self._start)
+        model.load_state_dict(self._start.weights)
         training = FineTuning(
             self.task, model, run, self.accelerator, ema=self.keeping.ema, swa=self.keeping.swa
         )
@@ -97,14 +138,14 @@ class Maker:
             training.load_state_dict(kept["training"])
             log = Log([Score(*score) for score in kept["scores"]], kept["seconds"])
         self.accelerator.wait_for_everyone()  # Until all have read what one will write.
-        if self.accelerator.is_main_process:
-            with claimed(folder) as part:
-                _Work(self, folder.name, part, training, pause, log, on_moment).do()
-                publish_folder(folder)
-        else:
-            with suppress(Diverged):  # There, too, and written down there.
-                deque(training.train(), maxlen=0)
-        self.accelerator.free_memory()
+        return training, pause, log
+
+    @cached_property
+    def _start(self) -> _Start:
+        """What every run starts from: the same bits, whether the base was made just now or not."""
+        pool = open_pool(self._base_folder)
+        weights = dict(uniform_soup(pool).load_into(self.task.build()).state_dict())
+        return _Start(weights, pool.digests[0])
 
     def score(self, model: nn.Module, step: int) -> Score:
         """What a model scores on the held-out examples."""
@@ -120,18 +161,27 @@ class Maker:
         return Score(step, split.name, metric.name, value)
 
     def record(self, folder: Path, name: str, *, run: Run | None = None, **facts: Any) -> None:
-        """Write the run.json of a folder."""
+        """Write the run.json of a folder; the base alone has no run, and started from no other."""
+        base = None if run is None else self._start.digest
         settings = None if run is None else asdict(run)
         task = self.task
         facts |= {"task": task.name, "task_digest": task.digest}
-        write_run(folder, name, base=self._base, run=settings, **facts)
+        write_run(folder, name, base=base, run=settings, **facts)
 
     def _identity(self, run: Run) -> str:
         """What the bytes of a run follow from."""
         keeping, amp = asdict(self.keeping), self.accelerator.mixed_precision
         train = [one.digest for one in self.task.splits.values() if one.role == "train"]
-        content = [VERSION, asdict(run), keeping, amp, self._base, self.task.digest, train]
+        content = [VERSION, asdict(run), keeping, amp, self._start.digest, self.task.digest, train]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The base: its weights, as a model of the task has them, and the digest of its file."""
+
+    weights: Mapping[str, torch.Tensor]
+    digest: str
 
 
 @dataclass
@@ -145,6 +195,7 @@ class _Work:
     pause: Pause
     log: Log
     on_moment: OnMoment
+    turn: Turn
     _began: float = 0.0
 
     def do(self) -> None:
@@ -161,7 +212,8 @@ class _Work:
             if not should_reduce_batch_size(error):
                 raise
             failed = "there was not enough memory; lower batch_size in the space"
-        clear_claimed(self.part, keep=(_STATE, STEPS) if failed is None else ())
+        self.turn.check()
+        clear_claimed(self.part, keep=(TURN, *((_STATE, STEPS) if failed is None else ())))
         training, log = self.training, self.log
         if failed is None:
             with self._timed():
@@ -176,6 +228,7 @@ class _Work:
             failed=failed,
             seconds=log.seconds,
         )
+        self.turn.end()
         self.pause.remove()
 
     def _train(self) -> None:
@@ -195,6 +248,7 @@ class _Work:
     def _save_end(self) -> None:
         training = self.training
         self.log.scores.append(self.maker.score(training.model, training.done))
+        self.turn.check()
         self.maker.task.save(training.model, self.part)
         for average in training.averages.names():
             with training.averages.in_place(average):
@@ -202,6 +256,7 @@ class _Work:
 
     def _save(self, name: str, step: int) -> None:
         """A further checkpoint of this run, with a record and a score of its own."""
+        self.turn.check()
         folder, model = self.part / name, self.training.model
         folder.mkdir(parents=True, exist_ok=True)
         self.maker.task.save(model, folder)
@@ -211,6 +266,7 @@ class _Work:
         )
 
     def _state(self) -> dict[str, Any]:
+        self.turn.check()
         seconds = self.log.seconds + time.monotonic() - self._began
         scores = [astuple(score) for score in self.log.scores]
         return {"training": self.training.state_dict(), "scores": scores, "seconds": seconds}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def load_task(reference: str | Path, *, skip_corrupt: bool = False) -> Task:
         f"--task {text!r} is no built-in task{nearest(text, BUILT_IN)}, no .toml file and no "
         "FILE.py:NAME"
     )
+
+
+def loader(reference: str | Path, *, skip_corrupt: bool = False) -> Callable[[], Task]:
+    """What loads the same task in any working directory and, once it was sent there, process."""
+    text = str(reference)
+    if is_reference(text) or text.endswith(".toml"):
+        text = str(Path(text).expanduser().absolute())
+    return partial(load_task, text, skip_corrupt=skip_corrupt)
 
 
 def _made(reference: str, found: Any) -> Task:

@@ -1,0 +1,412 @@
+"""Evaluation on many machines: actors that hold the built model and the data.
+
+Only what has to be looked at travels: a soup, which is paths and weights of the mean, to a worker,
+and logits back. Workers read checkpoints and data themselves. Everything that decides or remembers
+stays with the evaluator, which asks workers what it else would ask its own model.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
+
+from ladle.ahead import Map, R, T, working_ahead
+from ladle.cluster.connect import Cluster
+from ladle.cluster.sharing import Shared, offer
+from ladle.errors import BadInput, BadTask, LadleError
+from ladle.evaluate import Bar, Dropped, Evaluator, HereForward, Progress
+from ladle.evaluate.arithmetic import Arithmetic
+from ladle.predictions import Array, ExampleNumbers
+from ladle.soup import Soup
+from ladle.tasks import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LIVES = 4
+"""Workers that one evaluation may cost, before it is to blame."""
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every worker runs the model; the same as the evaluator's own."""
+
+    device: str = "auto"
+    batch_size: int = 64
+    amp: bool = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a worker takes of its node."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+class Workers:
+    """A `Forward` and a `Crew` (see `ladle.evaluate`): many models, each held by an actor.
+
+    An actor that is lost is replaced, and what it had under way is asked again. So long as one is
+    left, the work goes on.
+
+    Example:
+        >>> with connected("auto") as cluster, Workers(cluster, load, task) as workers:
+        ...     evaluate = ladle.Evaluator(task, forward=workers)
+        ...     soup = ladle.greedy(pool, evaluate, map=workers.map)
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        load: Callable[[], Task],
+        task: Task,
+        *,
+        settings: Settings | None = None,
+        size: Size | None = None,
+        count: int | None = None,
+    ) -> None:
+        """`load` makes the task on a worker, where it has to be what `task` is here.
+
+        `count` is as many as there is room for, unless given.
+
+        Raises:
+            BadInput: there is no room for so many; or a worker cannot load the task, or its data
+                are other than here.
+        """
+        size, settings = size or Size(), settings or Settings()
+        room = cluster.room(cpus=size.cpus, gpus=size.gpus)
+        if count is not None and count > room:
+            raise BadInput(
+                f"--workers {count}: the Ray cluster at {cluster.address} has room for {room} of "
+                f"{size.cpus:g} CPUs and {size.gpus:g} GPUs; give {room}, or leave it out"
+            )
+        self.count = room if count is None else count
+        self._ray = cluster.ray
+        self._task = task
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._actors: set[Any] = set()
+        self._shared: WeakSet[Shared] = WeakSet()
+        self._lock = threading.Lock()
+        self._used = False
+        self._lost_loading = 0
+        self._closed = False
+        # Those of one group answer while an evaluation is under way.
+        self._kind = self._ray.remote(
+            num_cpus=size.cpus, num_gpus=size.gpus, concurrency_groups={"control": 1}
+        )(_Worker)
+        self._load = self._ray.put(load)
+        self._settings = settings
+        for _ in range(self.count):
+            self._hire()
+        self._idle.put(self._leased(lambda: False))  # The first tells what is wrong, if all are.
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all actors, and with them what is under way."""
+        with self._lock:
+            self._closed = True
+            actors, self._actors = self._actors, set()
+        for actor in actors:
+            self._ray.kill(actor)
+
+    @property
+    def map(self) -> Map:
+        """Has as much under way as there are workers."""
+        return working_ahead(self.count)
+
+    def predict(
+        self, soup: Soup, split: str, *, progress: Progress, is_dropped: Callable[[], bool]
+    ) -> Array:
+        with progress as advance:
+            logits: Array = self._ask("predict", soup, split, is_dropped=is_dropped)
+            advance(len(logits))
+        return logits
+
+    def along(
+        self,
+        soup: Soup,
+        split: str,
+        batches: Sequence[ExampleNumbers],
+        bar: Bar | None,
+        *,
+        progress: Progress,
+        is_dropped: Callable[[], bool],
+    ) -> Array:
+        with progress as advance:
+            asked = ("along", soup, split, list(batches), bar)
+            logits: Array = self._ask(*asked, is_dropped=is_dropped)
+            advance(len(logits))
+        return logits
+
+    def statistics(self, soup: Soup, names: Collection[str], *, seed: int) -> dict[str, Tensor]:
+        found = self._ask("statistics", soup, list(names), seed, is_dropped=lambda: False)
+        return cast("dict[str, Tensor]", found)
+
+    def share(self, value: T) -> Callable[[], T]:
+        """See `Crew`."""
+        shared = Shared(self._ray.put(value), value)
+        self._shared.add(shared)
+        return shared
+
+    def each(self, work: Callable[[Evaluator, T], R], items: Iterable[T], /) -> Iterator[R]:
+        """See `Crew`: what the work gives with a worker's evaluator, for each item."""
+        return self._each("each", work, items)
+
+    def do(self, work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        """A `Map` for work that needs no model, and would find no room beside those who have one.
+
+        As workers may be lost, it may be done again.
+        """
+        return self._each("do", work, items)
+
+    def _each(self, method: str, work: Callable[..., R], items: Iterable[T]) -> Iterator[R]:
+        def ask(item: T) -> R:
+            found: R = self._ask(method, work, item, is_dropped=lambda: False)
+            return found
+
+        return iter(self.map(ask, items))
+
+    def is_exact_for(self, soup: Soup) -> bool:
+        return self._used and bool(self._ask("is_exact_for", soup, is_dropped=lambda: False))
+
+    # --- workers ----------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        """Have one more worker, which is idle once it has loaded the task."""
+        with self._lock:
+            if self._closed:
+                return
+            actor = self._kind.remote(self._load, self._settings)
+            self._actors.add(actor)
+        threading.Thread(target=self._greet, args=(actor,), daemon=True).start()
+
+    def _greet(self, actor: Any) -> None:
+        try:
+            answer = self._ray.get(actor.identity.remote())
+            self._check(_opened(answer))
+        except LadleError as error:
+            self._idle.put(error)
+        except self._ray.exceptions.RayActorError as error:
+            # Its node may have left; where each one dies at it, the task is to blame.
+            if self._lose(actor, while_loading=True) < _LIVES:
+                self._hire()
+            else:
+                self._idle.put(
+                    LadleError(
+                        f"{_LIVES} workers died while they loaded the task: {_last_line(error)}"
+                    )
+                )
+        except Exception as error:  # noqa: BLE001 -- raised where somebody waits
+            if not self._closed:
+                self._idle.put(LadleError(f"a worker cannot be started: {_last_line(error)}"))
+        else:
+            self._lost_loading = 0
+            self._idle.put(actor)
+
+    def _lose(self, actor: Any, *, while_loading: bool = False) -> int:
+        """Forget a worker; how many were lost while they loaded, since one was not."""
+        with self._lock:
+            self._actors.discard(actor)
+            self._lost_loading += while_loading
+            return self._lost_loading
+
+    def _check(self, theirs: dict[str, str]) -> None:
+        """Check that a worker has the task that is evaluated here."""
+        ours = _identity(self._task)
+        if theirs != ours:
+            name = next((name for name in ours if theirs.get(name) != ours[name]), "a split")
+            raise BadTask(
+                f"task {self._task.name!r} is not the same on a worker ({name} differs); give "
+                "every node the same files under the same paths"
+            )
+
+    def _leased(self, is_dropped: Callable[[], bool]) -> Any:
+        """A worker that is idle, for whoever asks."""
+        while True:
+            try:
+                found = self._idle.get(timeout=_SECONDS_BETWEEN_LOOKS)
+            except queue.Empty:
+                if is_dropped() or self._closed:
+                    raise Dropped("nobody waits for this evaluation") from None
+                continue
+            if isinstance(found, LadleError):
+                self._idle.put(found)  # For all others who wait.
+                raise found
+            return found
+
+    def _ask(self, method: str, *asked: object, is_dropped: Callable[[], bool]) -> Any:
+        ray = self._ray
+        # Before there is a worker: to estimate statistics that the soup has takes one, too.
+        content = ray.cloudpickle.dumps(asked)
+        for _ in range(_LIVES):
+            actor = self._leased(is_dropped)
+            self._used = True
+            ticket = uuid.uuid4().hex
+            try:
+                answer = self._waited_for(actor, ticket, method, content, is_dropped)
+            except ray.exceptions.RayActorError:
+                self._lose(actor)
+                self._hire()
+                continue
+            self._idle.put(actor)
+            return _opened(answer)
+        raise LadleError(
+            f"{_LIVES} workers were lost one after the other at the same evaluation; see whether "
+            "their nodes have memory enough for the model, and the logs of Ray"
+        )
+
+    def _waited_for(
+        self, actor: Any, ticket: str, method: str, content: bytes, is_dropped: Callable[[], bool]
+    ) -> Any:
+        shared = [one.ref for one in tuple(self._shared)]
+        answer = actor.answer.remote(ticket, method, content, shared)
+        told = False
+        while not self._ray.wait([answer], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+            if is_dropped() and not told:
+                actor.drop.remote(ticket)
+                told = True
+        return self._ray.get(answer)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _opened(answer: Any) -> Any:
+    """What a worker found, or the error that it met."""
+    if isinstance(answer, LadleError):
+        raise answer
+    return answer
+
+
+def _identity(task: Task) -> dict[str, str]:
+    """What has to be the same here and there."""
+    return {"the model or its inputs": task.digest} | {
+        f"split {split.name!r}": split.key for split in task.splits.values()
+    }
+
+
+class _Worker:
+    """Holds a task and its model on a node. Answers are values, or errors that a user is told."""
+
+    def __init__(self, load: Callable[[], Task], settings: Settings) -> None:
+        # An actor that fails while it is made cannot say why.
+        self._load, self._settings = load, settings
+        self._dropped: set[str] = set()
+        self._forward: HereForward | None = None
+        self._evaluator: Evaluator | None = None
+
+    def identity(self) -> Any:
+        return _told(lambda: _identity(self._loaded()))
+
+    def answer(self, ticket: str, method: str, content: bytes, shared: Sequence[Any]) -> Any:
+        import ray.cloudpickle
+
+        offer(shared)
+
+        def found() -> Any:
+            asked = ray.cloudpickle.loads(content)
+            return getattr(self, f"_{method}")(ticket, *asked)
+
+        try:
+            return _told(found)
+        finally:
+            self._dropped.discard(ticket)
+
+    def drop(self, ticket: str) -> None:
+        self._dropped.add(ticket)
+
+    drop.__ray_concurrency_group__ = "control"  # type: ignore[attr-defined]
+
+    def _loaded(self) -> Task:
+        task = self._load()
+        one = self._settings
+        self._forward = HereForward(
+            task,
+            device=one.device,
+            batch_size=one.batch_size,
+            arithmetic=Arithmetic(one.amp, one.channels_last),
+        )
+        self._evaluator = Evaluator(
+            task,
+            device=one.device,
+            batch_size=one.batch_size,
+            amp=one.amp,
+            channels_last=one.channels_last,
+            forward=self._forward,
+        )
+        return task
+
+    @property
+    def _here(self) -> HereForward:
+        if self._forward is None:
+            self._loaded()
+        return cast(HereForward, self._forward)
+
+    def _each(self, ticket: str, work: Callable[[Evaluator, Any], Any], item: Any) -> Any:
+        _ = self._here
+        return work(cast(Evaluator, self._evaluator), item)
+
+    def _do(self, ticket: str, work: Callable[[Any], Any], item: Any) -> Any:
+        return work(item)
+
+    def _predict(self, ticket: str, soup: Soup, split: str) -> Array:
+        return self._here.predict(soup, split, **self._watched(ticket))
+
+    def _along(
+        self,
+        ticket: str,
+        soup: Soup,
+        split: str,
+        batches: Sequence[ExampleNumbers],
+        bar: Bar | None,
+    ) -> Array:
+        return self._here.along(soup, split, batches, bar, **self._watched(ticket))
+
+    def _statistics(
+        self, ticket: str, soup: Soup, names: Sequence[str], seed: int
+    ) -> dict[str, Tensor]:
+        return self._here.statistics(soup, names, seed=seed)
+
+    def _is_exact_for(self, ticket: str, soup: Soup) -> bool:
+        self._here.build()
+        return self._here.is_exact_for(soup)
+
+    def _watched(self, ticket: str) -> dict[str, Any]:
+        from ladle.evaluate import unwatched
+
+        return {"progress": unwatched("", 0), "is_dropped": lambda: ticket in self._dropped}
+
+
+def _told(work: Callable[[], Any]) -> Any:
+    """What `work` gives, or the error that it raised, if it is one that says what to do."""
+    try:
+        return work()
+    except LadleError as error:
+        # Some are made of other arguments than their text, and could not travel.
+        kind = type(error)
+        return error if kind.__init__ is Exception.__init__ else BadInput(str(error))
+    except OSError as error:
+        import ray.util
+
+        where = f"node {ray.util.get_node_ip_address()} of the Ray cluster"
+        path = Path(str(error.filename)) if error.filename else "a file"
+        return BadInput(
+            f"{where} cannot read {path} ({error.strerror or error}); put it where every node "
+            "finds it under this path"
+        )

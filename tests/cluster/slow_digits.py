@@ -1,0 +1,54 @@
+"""The digits as tasks that workers load from this file, and that can be slowed down."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path += [str(TESTS), str(TESTS / "evaluate"), str(TESTS.parent / "examples")]
+
+from digits_task import Digits  # noqa: E402
+
+MARKS = "LADLE_TEST_MARKS"
+"""A folder; while it has a file `slow`, every evaluation along a course leaves a file in it that is
+named for the process, and takes its time."""
+PAUSE = 0.05
+
+
+def some(task: Any, model: Any, split: str, batches: Any) -> Any:
+    folder = Path(os.environ.get(MARKS, "none"))
+    slow = (folder / "slow").exists()
+    for number, batch in enumerate(batches):
+        if slow:
+            if number == 1:
+                (folder / f"{time.monotonic_ns()}-{os.getpid()}").touch()
+            time.sleep(PAUSE)
+        yield model(torch.from_numpy(task.images[split][batch])).cpu().numpy()
+
+
+def arranged(order: Any, batch_size: int) -> Any:
+    return np.split(order, range(batch_size, len(order), batch_size))
+
+
+class SlowDigits(Digits):
+    def arranged(self, split: str, order: Any, *, batch_size: int) -> Any:
+        return arranged(order, batch_size)
+
+    def predict_some(self, model: Any, split: str, batches: Any, *, device: Any) -> Any:
+        yield from some(self, model, split, batches)
+
+
+def normalised() -> Any:
+    from test_early_exit_on_models import SomeNormalisedDigits
+
+    return SomeNormalisedDigits()
+
+
+task = SlowDigits

@@ -1,0 +1,283 @@
+"""Sweeps on a real cluster of two nodes, of which workers, nodes and drivers die."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from ray.cluster_utils import Cluster
+
+from sweep_files import files
+
+pytestmark = pytest.mark.slow
+TESTS = Path(__file__).parents[1]
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+TASK = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.append({str(TESTS)!r})
+from toy_task import PointsTask
+
+LOG = Path(__file__).with_name("steps.log")
+MEET = Path(__file__).with_name("meet")
+
+class Slow(PointsTask):
+    '''Says which process took a step, and takes its time.'''
+    def logits(self, model, inputs):
+        if model.training and LOG.exists():
+            with LOG.open("a") as log:
+                log.write(f"{{os.getpid()}}\\n")
+            while MEET.exists() and len(set(LOG.read_text().split())) < 2:
+                time.sleep(0.03)
+            time.sleep(0.03)
+        return super().logits(model, inputs)
+"""
+STEPS = 150
+"""Of a run: 3 epochs of 50."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes with a CPU each."""
+    found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        found.add_node(**NODE)
+        yield found
+    finally:
+        found.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A task, a space, and a log of all steps that are taken."""
+    (tmp_path / "task.py").write_text(TASK)
+    (tmp_path / "space.toml").write_text("epochs = 3\nbatch_size = 1\ndropout = 0.1\n")
+    return tmp_path
+
+
+def command(folder: Path, output: str, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "ladle", "sweep", "--task", f"{folder}/task.py:Slow",
+        "--space", f"{folder}/space.toml", "--output", f"{folder}/{output}", *more,
+    ]  # fmt: skip
+
+
+def started(folder: Path, output: str, *more: str) -> subprocess.Popen[str]:
+    # One thread, as a worker has.
+    return subprocess.Popen(
+        command(folder, output, *more), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def done(folder: Path, output: str, *more: str) -> str:
+    """What it says on stderr."""
+    process = started(folder, output, *more)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def steps(folder: Path) -> list[int]:
+    """The processes that took a step, one for each."""
+    return [int(line) for line in (folder / "steps.log").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def states(folder: Path) -> list[Path]:
+    return list((folder / "out").glob("run-*.part/state.pt"))
+
+
+def at_work(folder: Path, *, least: int = 70) -> bool:
+    """Whether some way was gone, of which there is a state."""
+    return len(steps(folder)) >= least and bool(states(folder))
+
+
+def test_the_same_runs_as_without(cluster: Cluster, folder: Path) -> None:
+    more = ("--runs", "4", "--ema", "0.9", "--save-every", "60", "--score-every", "50")
+    done(folder, "alone", *more)
+    said = done(folder, "out", *more, "--ray", cluster.address)
+    assert files(folder / "out") == files(folder / "alone")
+    assert said.count("on held-out") == 4
+    assert "(raylet)" not in said
+    studies = [
+        optuna.load_study(
+            study_name=None, storage=JournalStorage(JournalFileBackend(f"{path}/optuna.journal"))
+        )
+        for path in (folder / "alone", folder / "out")
+    ]
+    one, other = ([(t.state, t.values, t.intermediate_values) for t in s.trials] for s in studies)
+    assert one == other
+    # Nothing is left to do, and it is found so.
+    assert "run-0003 (4 of 4)" in done(folder, "out", *more, "--ray", cluster.address)
+
+
+def test_two_runs_are_under_way_at_the_same_time(cluster: Cluster, folder: Path) -> None:
+    (folder / "steps.log").touch()
+    (folder / "meet").touch()  # No run takes its second step before another takes its first.
+    done(folder, "out", "--runs", "2", "--ray", cluster.address)
+    assert len(steps(folder)) == 2 * STEPS
+    assert len(set(steps(folder))) == 2
+
+
+def test_a_run_whose_worker_is_killed_goes_on(cluster: Cluster, folder: Path) -> None:
+    done(folder, "alone", "--runs", "1")
+    (folder / "steps.log").touch()
+    process = started(folder, "out", "--runs", "1", "--ray", cluster.address)
+    wait_for(lambda: at_work(folder))
+    os.kill(steps(folder)[-1], signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "the worker of run-0000 died" in said
+    assert files(folder / "out") == files(folder / "alone")
+    took = steps(folder)
+    assert len(set(took)) == 2
+    assert STEPS <= len(took) < STEPS + 50  # No epoch twice.
+
+
+def test_a_run_whose_node_is_removed_goes_on_at_another(cluster: Cluster, folder: Path) -> None:
+    done(folder, "alone", "--runs", "2")
+    (folder / "steps.log").touch()
+    node = cluster.add_node(**NODE)
+    cluster.remove_node(next(iter(cluster.worker_nodes - {node})), allow_graceful=False)
+    process = started(folder, "out", "--runs", "2", "--ray", cluster.address)
+    wait_for(lambda: len(states(folder)) == 2 and at_work(folder, least=140))
+    cluster.remove_node(node, allow_graceful=False)
+    try:
+        _, said = process.communicate(timeout=300)
+    finally:
+        cluster.add_node(**NODE)
+    assert process.returncode == 0, said
+    assert "died" in said
+    assert files(folder / "out") == files(folder / "alone")
+    assert 2 * STEPS <= len(steps(folder)) < 2 * STEPS + 50
+
+
+def test_a_sweep_that_is_killed_goes_on_when_run_again(cluster: Cluster, folder: Path) -> None:
+    done(folder, "alone", "--runs", "2")
+    (folder / "steps.log").touch()
+    given = ("--runs", "2", "--ray", cluster.address)
+    process = started(folder, "out", *given)
+    wait_for(lambda: len(states(folder)) == 2 and at_work(folder, least=140))
+    process.kill()
+    process.wait()
+    done(folder, "out", *given)
+    assert files(folder / "out") == files(folder / "alone")
+    assert 2 * STEPS <= len(steps(folder)) < 2 * STEPS + 2 * 50
+
+
+def test_ctrl_c_keeps_every_step_of_all_runs(cluster: Cluster, folder: Path) -> None:
+    done(folder, "alone", "--runs", "2")
+    (folder / "steps.log").touch()
+    given = ("--runs", "2", "--ray", cluster.address)
+    process = started(folder, "out", *given)
+    wait_for(lambda: len(states(folder)) == 2 and at_work(folder, least=100))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 130, said
+    stopped = len(steps(folder))
+    assert stopped < 2 * STEPS
+    done(folder, "out", *given)
+    assert files(folder / "out") == files(folder / "alone")
+    assert len(steps(folder)) == 2 * STEPS
+
+
+def test_a_run_that_kills_every_worker_is_named(cluster: Cluster, folder: Path) -> None:
+    with (folder / "task.py").open("a") as file:
+        file.write("        \n    def batches(self, **how):\n        os.kill(os.getpid(), 9)\n")
+    process = started(folder, "out", "--runs", "1", "--head", "as-is", "--ray", cluster.address)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "run-0000 has lost its worker 3 times" in said
+
+
+def refused(folder: Path, *more: str, code: str | None = None) -> str:
+    """The one sentence that a sweep says of bad input."""
+    asked = command(folder, "out", "--runs", "1", *more)
+    if code is not None:
+        asked = [sys.executable, "-c", f"{code}\nfrom ladle.cli import main; main({asked[3:]!r})"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=200)
+    assert found.returncode == 2, found.stderr
+    (line,) = found.stderr.splitlines()
+    return line
+
+
+def test_no_cluster(folder: Path) -> None:
+    line = refused(folder, "--ray", "127.0.0.1:9")
+    assert "there is no Ray cluster at 127.0.0.1:9" in line
+    assert "no address of a Ray cluster" in refused(folder, "--ray", "nonsense")
+    assert "--workers is for runs on a Ray cluster" in refused(folder, "--workers", "2")
+
+
+def test_more_than_any_node_has(cluster: Cluster, folder: Path) -> None:
+    line = refused(folder, "--ray", cluster.address, "--gpus-per-run", "1")
+    assert "no node" in line
+    assert "1 GPUs" in line
+
+
+def test_another_version_of_ray(cluster: Cluster, folder: Path) -> None:
+    older = "import ray; ray.__version__ = '2.59.0'"
+    line = refused(folder, "--ray", cluster.address, code=older)
+    assert "other versions" in line
+    assert "2.59.0" in line
+
+
+def test_another_version_of_ladle_on_a_node(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
+    """It is what the node's own Python says of what is installed there."""
+    installed = tmp_path / "elsewhere" / "ladle-9.9.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ladle\nVersion: 9.9\n")
+    paths = f"{installed.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": paths})
+    try:
+        line = refused(folder, "--ray", cluster.address)
+    finally:
+        cluster.remove_node(node)
+    assert "has ladle 9.9, where this command runs with ladle 0.1.0" in line
+
+
+@pytest.fixture
+def node_elsewhere(cluster: Cluster, folder: Path) -> Iterator[None]:
+    """One more node, that does not see what others write to `folder`/out."""
+    (folder / "out").mkdir()
+    hidden = f"mount -t tmpfs none {folder / 'out'}"
+    alone = [shutil.which("unshare") or "unshare", "-m", "sh", "-c"]
+    try:
+        subprocess.run([*alone, hidden], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root can show a process other files")
+    nodes = len(cluster.list_all_nodes())
+    begin = f"{Path(sys.executable).with_name('ray')} start --address={cluster.address} --block"
+    process = subprocess.Popen(
+        [*alone, f"{hidden} && exec {begin} --num-cpus=1 --object-store-memory=100000000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: len(cluster.list_all_nodes()) > nodes)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+@pytest.mark.usefixtures("node_elsewhere")
+def test_a_node_that_cannot_read_the_output(cluster: Cluster, folder: Path) -> None:
+    line = refused(folder, "--ray", cluster.address)
+    assert f"cannot read {folder}/out/sweep.json" in line

@@ -177,7 +177,7 @@ def test_a_sweep_that_is_killed_goes_on_when_run_again(cluster: Cluster, folder:
     process = started(folder, "out", *given)
     wait_for(lambda: len(states(folder)) == 2 and at_work(folder, least=140))
     process.kill()
-    process.wait()
+    process.communicate()
     done(folder, "out", *given)
     assert files(folder / "out") == files(folder / "alone")
     assert 2 * STEPS <= len(steps(folder)) < 2 * STEPS + 2 * 50
@@ -263,18 +263,18 @@ def node_elsewhere(cluster: Cluster, folder: Path) -> Iterator[None]:
         subprocess.run([*alone, hidden], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("only root can show a process other files")
-    nodes = len(cluster.list_all_nodes())
     begin = f"{Path(sys.executable).with_name('ray')} start --address={cluster.address} --block"
     process = subprocess.Popen(
         [*alone, f"{hidden} && exec {begin} --num-cpus=1 --object-store-memory=100000000"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+    assert process.stdout is not None
     try:
-        wait_for(lambda: len(cluster.list_all_nodes()) > nodes)
+        assert any("runtime started" in line for line in process.stdout)
         yield
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.communicate(timeout=100)
 
 
 @pytest.mark.usefixtures("node_elsewhere")

@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.cluster_utils import Cluster
 
+from reviews import write_task
 from sweep_files import files
 
 pytestmark = pytest.mark.slow
@@ -177,7 +178,7 @@ def test_a_sweep_that_is_killed_goes_on_when_run_again(cluster: Cluster, folder:
     process = started(folder, "out", *given)
     wait_for(lambda: len(states(folder)) == 2 and at_work(folder, least=140))
     process.kill()
-    process.wait()
+    process.communicate()
     done(folder, "out", *given)
     assert files(folder / "out") == files(folder / "alone")
     assert 2 * STEPS <= len(steps(folder)) < 2 * STEPS + 2 * 50
@@ -263,21 +264,60 @@ def node_elsewhere(cluster: Cluster, folder: Path) -> Iterator[None]:
         subprocess.run([*alone, hidden], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("only root can show a process other files")
-    nodes = len(cluster.list_all_nodes())
     begin = f"{Path(sys.executable).with_name('ray')} start --address={cluster.address} --block"
     process = subprocess.Popen(
         [*alone, f"{hidden} && exec {begin} --num-cpus=1 --object-store-memory=100000000"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+    assert process.stdout is not None
     try:
-        wait_for(lambda: len(cluster.list_all_nodes()) > nodes)
+        assert any("runtime started" in line for line in process.stdout)
         yield
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.communicate(timeout=100)
 
 
 @pytest.mark.usefixtures("node_elsewhere")
 def test_a_node_that_cannot_read_the_output(cluster: Cluster, folder: Path) -> None:
     line = refused(folder, "--ray", cluster.address)
     assert f"cannot read {folder}/out/sweep.json" in line
+
+
+FROZEN = """
+from pathlib import Path
+from ladle.tasks import load_task
+
+LOG = Path(__file__).with_name("computed.log")
+
+def task():
+    found = load_task(Path(__file__).with_name("task.toml"))
+    states_of = found._states_of
+    def said(split):
+        if split not in found._states:
+            with LOG.open("a") as log:
+                log.write(f"{split}\\n")
+        return states_of(split)
+    found._states_of = said
+    return found
+"""
+
+
+def test_what_frozen_layers_say_is_computed_once_for_all_workers(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """And the runs are those of a process that computed it itself."""
+    write_task(tmp_path)
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    log = tmp_path / "computed.log"
+    asked = command(tmp_path, "out", "--runs", "3", "--ray", cluster.address)
+    asked[asked.index("--task") + 1] = f"{tmp_path}/frozen.py:task"
+    del asked[asked.index("--space") : asked.index("--space") + 2]
+    subprocess.run(asked, check=True, capture_output=True, timeout=300)
+    assert sorted(log.read_text().split()) == ["held-out", "train"]
+    asked[asked.index("--output") + 1] = f"{tmp_path}/alone"
+    subprocess.run(
+        asked[: asked.index("--ray")], check=True, capture_output=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert files(tmp_path / "out") == files(tmp_path / "alone")

@@ -218,12 +218,14 @@ def _connect(ray: Any, address: str) -> None:
         except ConnectionError:
             # The last cluster that was started here is gone, though its address is still kept.
             ray.init(address="local", include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray's are of all kinds.
         raise BadInput(_why_not(address, error)) from error
 
 
 def _why_not(address: str, error: Exception) -> str:
     text = " ".join(str(error).split())
+    if address == AUTO:
+        return f"Ray does not start on this machine ({text}); see its logs, or name a cluster"
     if "ersion mismatch" in text:
         return (
             f"the Ray cluster at {address} has other versions ({text}); "

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,12 @@ from ray import exceptions
 from ladle.cluster.connect import Cluster
 from ladle.errors import BadInput, BadTask, LadleError
 from ladle.files import part_of
+from ladle.predictions import Array
 from ladle.runs.records import SWEEP_RECORD, Score
 from ladle.sweep.crew import Job, Plan, accelerator
 from ladle.sweep.story import Story
 from ladle.tasks import Task, Trainable
+from ladle.tasks.base import Precomputing
 
 if TYPE_CHECKING:
     from ladle.sweep.finetune import Moment
@@ -92,6 +94,8 @@ class RayCrew:
     seat: Seat
     at_once: int | None = None
     tell: Callable[[str], None] = print
+    _parts: dict[str, Any] = field(default_factory=dict)
+    """Where in Ray's store is what workers have in common, by name."""
 
     @property
     def is_main(self) -> bool:
@@ -106,8 +110,41 @@ class RayCrew:
         """
         room = self.cluster.room(cpus=self.seat.cpus, gpus=self.seat.gpus)
         plan = replace(plan, output=plan.output.resolve())
+        if all(plan.folder(job).exists() for job in jobs):
+            return
         self.cluster.check_paths([plan.output / SWEEP_RECORD])
-        _Shift(self, plan, story, min(room, self.at_once or room)).work(jobs)
+        at_once = min(room, self.at_once or room)
+        self._compute_parts(plan, at_once)
+        _Shift(self, plan, story, at_once).work(jobs)
+
+    def _compute_parts(self, plan: Plan, at_once: int) -> None:
+        """Have what all runs need computed once, side by side, and not by each worker again.
+
+        Of what is lost with a node later, Ray makes another copy in the same way.
+        """
+        if self._parts or not isinstance(plan.task, Precomputing):
+            return
+        order = ray.put(_Order.of(plan, self.load, self.seat))
+        task = ray.remote(_part).options(
+            num_cpus=self.seat.cpus, max_retries=_ATTEMPTS, num_returns=2
+        )
+        under_way: list[Any] = []
+        words: list[Any] = []
+        for name in plan.task.parts():
+            if len(under_way) == at_once:
+                _, under_way = ray.wait(under_way)
+            word, self._parts[name] = task.remote(order, name)
+            under_way.append(word)
+            words.append(word)
+        what = f"what task {plan.task.name} computes once"
+        try:
+            for word in words:
+                _told(word, what)
+        except _LOST as error:
+            raise LadleError(
+                f"{what} has lost its workers time and again; see the logs of Ray, and give each "
+                "run more room"
+            ) from error
 
 
 def ray_crew(
@@ -143,6 +180,7 @@ class _Shift:
     def __init__(self, crew: RayCrew, plan: Plan, story: Story, at_once: int) -> None:
         self._crew, self._plan, self._story, self._at_once = crew, plan, story, at_once
         self._sent = ray.put(_Order.of(plan, crew.load, crew.seat))
+        self._parts = ray.put(crew._parts)
         self._task = ray.remote(_make).options(
             num_cpus=crew.seat.cpus, num_gpus=crew.seat.gpus, max_retries=0
         )
@@ -155,7 +193,9 @@ class _Shift:
             while waiting or self._under_way:
                 while waiting and len(self._under_way) < self._at_once:
                     attempt = waiting.popleft()
-                    self._under_way[self._task.remote(self._sent, attempt.job)] = attempt
+                    self._under_way[self._task.remote(self._sent, self._parts, attempt.job)] = (
+                        attempt
+                    )
                     if attempt.job.run is None:
                         self._begin(attempt.job)  # It tells nothing on the way.
                 over, _ = ray.wait(list(self._under_way), timeout=_TELL_SECONDS)
@@ -189,15 +229,9 @@ class _Shift:
         """Tell that a job is done; if its worker was lost, the next attempt at it."""
         job = attempt.job
         try:
-            node = ray.get(ref)
+            node = _told(ref, job.name)
         except _LOST as error:
             return self._lost(attempt, error)
-        except exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, LadleError):
-                kind = BadInput if isinstance(cause, BadInput) else LadleError
-                raise kind(f"on node {error.ip}: {cause}") from error
-            raise LadleError(f"{job.name} failed on node {error.ip}: {cause!r}") from error
         folder = self._plan.folder(job)
         _wait_until_seen(folder, node)
         self._begin(job)
@@ -226,6 +260,18 @@ class _Shift:
                 ray.cancel(ref, force=False)
             if refs:
                 ray.wait(refs, num_returns=len(refs), timeout=_CANCEL_SECONDS)
+
+
+def _told(ref: Any, what: str) -> Any:
+    """What a task gives; what it raised becomes an error of ours."""
+    try:
+        return ray.get(ref)
+    except exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, LadleError):
+            kind = BadInput if isinstance(cause, BadInput) else LadleError
+            raise kind(f"on node {error.ip}: {cause}") from error
+        raise LadleError(f"{what} failed on node {error.ip}: {cause!r}") from error
 
 
 def _wait_until_seen(folder: Path, node: str) -> None:
@@ -272,34 +318,58 @@ def _identity(task: Task) -> Sequence[str]:
     return [task.name, task.digest, *(split.digest for split in task.splits.values())]
 
 
-def _make(order: _Order, job: Job) -> str:
+def _part(order: _Order, name: str) -> tuple[None, Array]:
+    """Compute a part of what all runs need, on a worker; first a word that it is there."""
+    task = _workshop(order).plan.task
+    assert isinstance(task, Precomputing)  # noqa: S101 -- it was where it was ordered
+    return None, task.part(name)
+
+
+def _make(order: _Order, parts: Mapping[str, Any], job: Job) -> str:
     """Do a job, on a worker; the address of its node."""
-    plan, maker = _workshop(order)
-    folder = plan.folder(job)
+    workshop = _workshop(order)
+    folder = workshop.plan.folder(job)
     if not folder.exists():
+        workshop.take(parts)
         if job.run is None:
-            maker.base()
+            workshop.maker.base()
         else:
-            maker.run(job.run, folder, _Telling(part_of(folder)))
+            workshop.maker.run(job.run, folder, _Telling(part_of(folder)))
     return str(ray.util.get_node_ip_address())
 
 
-_workshops: dict[bytes, tuple[Plan, Maker]] = {}
-
-
-def _workshop(order: _Order) -> tuple[Plan, Maker]:
+@dataclass
+class _Workshop:
     """What a worker opens once for all runs that it makes of a sweep: the data, and the base."""
+
+    key: bytes
+    plan: Plan
+    maker: Maker
+    taken: set[str] = field(default_factory=set)
+
+    def take(self, parts: Mapping[str, Any]) -> None:
+        """Have what others computed, as soon as it is there."""
+        for name in parts.keys() - self.taken:
+            assert isinstance(self.plan.task, Precomputing)  # noqa: S101 -- as above
+            self.plan.task.take(name, ray.get(parts[name]))
+            self.taken.add(name)
+
+
+_workshops: list[_Workshop] = []
+"""That of the last sweep, if there was one in this process."""
+
+
+def _workshop(order: _Order) -> _Workshop:
     key = ray.cloudpickle.dumps(order)
-    if key not in _workshops:
+    if not _workshops or _workshops[0].key != key:
         import torch
 
         torch.set_num_threads(order.seat.cpus)
         plan = order.plan()
         device = torch.device("cuda" if order.seat.gpus else "cpu")
         maker = plan.maker(accelerator(device, amp=plan.amp), patience=_PATIENCE)
-        _workshops.clear()
-        _workshops[key] = plan, maker
-    return _workshops[key]
+        _workshops[:] = [_Workshop(key, plan, maker)]
+    return _workshops[0]
 
 
 class _Telling:

@@ -237,3 +237,23 @@ class Mixable(Protocol):
     def class_count(self) -> int:
         """The number of classes that logits and labels are of."""
         ...
+
+
+@runtime_checkable
+class Precomputing(Protocol):
+    """What a task may offer beyond `Trainable`: what it computes once, for all runs of a sweep.
+
+    Where many processes make the runs, each part is computed by one of them and given to all.
+    """
+
+    def parts(self) -> Sequence[str]:
+        """The names of what a sweep will need, in an order that any process gives."""
+        ...
+
+    def part(self, name: str) -> Array:
+        """One of them, computed now if it was not before."""
+        ...
+
+    def take(self, name: str, part: Array) -> None:
+        """Use a part that another process computed; it may be read-only memory."""
+        ...

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -368,6 +369,23 @@ class TextClassification:
                 states[torch.cat(rows)] = output[inputs["attention_mask"].bool()]
             self._states[split] = states
         return self._states[split]
+
+    def parts(self) -> list[str]:
+        """The splits of which a sweep needs what the frozen layers say: see `Precomputing`."""
+        needed = [key for key, one in self.splits.items() if one.role in ("train", "held-out")]
+        return [] if self._cut is None else needed
+
+    def part(self, name: str) -> Array:
+        states = self._states_of(name)
+        assert states is not None, "there are no parts where nothing is frozen"  # noqa: S101
+        part: Array = states.numpy()
+        return part
+
+    def take(self, name: str, part: Array) -> None:
+        with warnings.catch_warnings():
+            # That it cannot be written to; nobody does.
+            warnings.simplefilter("ignore", UserWarning)
+            self._states[name] = torch.from_numpy(part)
 
     def _stops_at_trunk(self, model: nn.Module) -> bool:
         """Whether gradients go no further down than to what the frozen part says."""

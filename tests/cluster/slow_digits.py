@@ -45,6 +45,23 @@ class SlowDigits(Digits):
         yield from some(self, model, split, batches)
 
 
+class SharedDigits(SlowDigits):
+    """Of which several models may say a part each."""
+
+    def in_batches(self, split: str, *, batch_size: int) -> Any:
+        # Not in the order of the split, as texts by length are not.
+        return arranged(np.arange(len(self.splits[split]))[::-1], batch_size)
+
+    def predict(self, model: Any, split: str, *, device: Any, batch_size: int, advance: Any) -> Any:
+        logits = np.empty((len(self.splits[split]), 10), np.float32)
+        batches = self.in_batches(split, batch_size=batch_size)
+        said = self.predict_some(model, split, batches, device=device)
+        for batch, rows in zip(batches, said, strict=True):
+            logits[batch] = rows
+            advance(len(batch))
+        return logits
+
+
 def normalised() -> Any:
     from test_early_exit_on_models import SomeNormalisedDigits
 
@@ -52,3 +69,4 @@ def normalised() -> Any:
 
 
 task = SlowDigits
+shared = SharedDigits

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 import ladle
 from digits import make_runs
+from ladle.checkpoint.location import located
 from ladle.cluster import Cluster, Settings, Size, Workers
 from ladle.cook import Kitchen, cook
 from ladle.errors import BadInput, BadTask
@@ -108,13 +110,14 @@ def contents(output: Path) -> dict[str, Any]:
     }
 
 
-def workers(cluster: Cluster, count: int, reference: str = TASK) -> Workers:
+def workers(cluster: Cluster, count: int, reference: str = TASK, **more: Any) -> Workers:
     return Workers(
         cluster,
         functools.partial(load_task, reference),
         load_task(reference),
         settings=Settings("cpu", BATCH),
         count=count,
+        **more,
     )
 
 
@@ -182,6 +185,42 @@ def slowly(marks: Path) -> Iterator[None]:
     yield
     for file in marks.iterdir():
         file.unlink()
+
+
+@pytest.mark.usefixtures("slowly")
+def test_a_large_split_is_shared_by_workers_that_are_idle(
+    cluster: Cluster, runs: list[Path], marks: Path
+) -> None:
+    reference = f"{HERE / 'slow_digits.py'}:shared"
+    task, pool = load_task(reference), ladle.open(runs)
+    soup = ladle.uniform(pool)
+    alone = Evaluator(task, batch_size=BATCH, device="cpu").predict(soup, "held-out").logits
+    for file in marks.glob("*-*"):
+        file.unlink()
+    with workers(cluster, 4, reference, piece=3 * BATCH) as crew:
+        end = time.monotonic() + 60
+        while crew._idle.qsize() < 4 and time.monotonic() < end:
+            time.sleep(0.1)
+        killed = when_marked(marks, lambda process: os.kill(process, signal.SIGKILL), times=1)
+        evaluate = Evaluator(task, batch_size=BATCH, device="cpu", forward=crew)
+        found = evaluate.predict(soup, "held-out").logits
+        killed.join()
+        assert found.tobytes() == alone.tobytes()
+        assert len({file.name.rpartition("-")[2] for file in marks.glob("*-*")}) > 2
+        # One that is busy shares nothing, and needs nobody.
+        assert all(
+            a.tobytes() == b.tobytes()
+            for a, b in zip(
+                crew.map(lambda one: evaluate.predict(one, "test").logits, singles(pool)),
+                [Evaluator(task, batch_size=BATCH).predict(one, "test").logits
+                 for one in singles(pool)],
+                strict=True,
+            )
+        )  # fmt: skip
+
+
+def singles(pool: Pool) -> list[Soup]:
+    return [ladle.uniform(pool.subset([i])) for i in range(len(pool))]
 
 
 @pytest.mark.usefixtures("slowly")
@@ -259,6 +298,42 @@ def test_a_checkpoint_that_a_worker_cannot_read_is_named(
         copies[0].unlink()
         with pytest.raises(BadInput, match=rf"node .* cannot read {copies[0]} .*; put it where"):
             evaluate(ladle.uniform(pool.subset([0])))
+
+
+def test_a_url_that_a_node_cannot_read_is_named(cluster: Cluster, runs: list[Path]) -> None:
+    everywhere = located(runs[0].absolute().as_uri())
+    cluster.check_paths([everywhere, runs[1]])
+    here = located("memory://only/here.safetensors")
+    here.write_bytes(runs[0].read_bytes())
+    with pytest.raises(BadInput, match=r"node .* cannot read memory://only/here\.safetensors; put"):
+        cluster.check_paths([everywhere, here])
+
+
+def test_runs_on_urls_are_souped_by_workers(
+    cluster: Cluster, runs: list[Path], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    urls = [run.absolute().as_uri() for run in runs]
+    command = [
+        LADLE, "cook", *urls, "--task", TASK, "-o", tmp_path / "soup", "--ray", cluster.address,
+        "--workers", "2", "--batch-size", str(BATCH), "--device", "cpu",
+    ]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    assert contents(tmp_path / "soup")["weights"] == expected["weights"]
+
+
+def test_who_has_to_wait_for_room_is_told(cluster: Cluster) -> None:
+    told: list[str] = []
+    with ThreadPoolExecutor() as executor, workers(cluster, 4, tell=told.append):
+        assert told == []
+        waiting = executor.submit(workers, cluster, 1, tell=told.append)
+        end = time.monotonic() + 60
+        while not told and time.monotonic() < end:
+            time.sleep(0.1)
+        assert [one.partition(";")[0].partition("is full: ")[2] for one in told] == [
+            "0 CPUs and 0 GPUs are free, and a worker takes 1 and 0"
+        ]
+        assert not waiting.done()
+    waiting.result().close()
 
 
 def test_what_is_wrong_with_the_workers_is_said_before_work_begins(cluster: Cluster) -> None:

@@ -44,6 +44,16 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+def readable(path: Path) -> bool:
+    """Whether this machine can read a file or folder, whatever there may be in it."""
+    if is_local(path):
+        return os.access(path, os.R_OK)
+    try:
+        return path.exists()
+    except Exception:  # noqa: BLE001 -- each store of fsspec has errors of its own
+        return False
+
+
 def opened(path: Path) -> BinaryIO:
     """The file, for reading."""
     return cast(BinaryIO, path.open("rb"))

@@ -98,15 +98,14 @@ def _writing(
     if ray is None:
         yield write
         return
-    from ladle.checkpoint import is_local
     from ladle.cluster import connected
 
     with connected(ray) as cluster:
         from ladle.cluster.tasks import Tasks
 
-        files = (file for one in pool for file in one.checkpoint.files if is_local(file))
-        cluster.check_paths(dict.fromkeys(files))
+        cluster.check_paths(dict.fromkeys(file for one in pool for file in one.checkpoint.files))
         tasks = Tasks(workers or cluster.room(cpus=1, gpus=0))
+        cluster.tell_if_full(screen.remark, cpus=1, gpus=0)
         yield replace(write, map=tasks, threads=1)
 
 

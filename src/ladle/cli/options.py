@@ -285,7 +285,13 @@ class Crew:
                 gpus = 1 if has_some else 0
             size = Size(self.cpus_per_worker or 1, gpus)
             with Workers(
-                cluster, load, task, settings=settings, size=size, count=self.workers
+                cluster,
+                load,
+                task,
+                settings=settings,
+                size=size,
+                count=self.workers,
+                tell=screen.remark,
             ) as workers:
                 yield workers
 

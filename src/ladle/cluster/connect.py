@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ladle.checkpoint.location import is_local, readable
 from ladle.errors import BadInput, LadleError, MissingExtra
 
 AUTO = "auto"
 _SECONDS_TO_ANSWER = 5
 _SECONDS_TO_LOOK = 120
 """A node that is asked something has to start a process for it, on a disk that may be slow."""
+
+_SECONDS_TO_FREE = 5
+"""What a worker has that ended just now is free a little later."""
 
 _LIBRARIES = ("ladle", "torch")
 
@@ -78,6 +83,22 @@ class Cluster:
             )
         return room
 
+    def tell_if_full(self, tell: Callable[[str], None], *, cpus: float, gpus: float) -> None:
+        """Say so if others have all of the room now, for a worker of this size will wait for it."""
+        end = time.monotonic() + _SECONDS_TO_FREE
+        while True:
+            free: Mapping[str, float] = self.ray.available_resources()
+            if free.get("CPU", 0.0) >= cpus and free.get("GPU", 0.0) >= gpus:
+                return
+            if time.monotonic() > end:
+                break
+            time.sleep(0.1)
+        tell(
+            f"the Ray cluster at {self.address} is full: {free.get('CPU', 0.0):g} CPUs and "
+            f"{free.get('GPU', 0.0):g} GPUs are free, and a worker takes {cpus:g} and {gpus:g}; "
+            "waiting until others are done (`ray status` shows them)"
+        )
+
     def on_every_node(self, work: Callable[[], Any]) -> Iterator[tuple[Node, Any]]:
         """What `work` gives on each node that is alive.
 
@@ -106,24 +127,23 @@ class Cluster:
                 ) from error
             yield node, found
 
-    def check_paths(self, paths: Iterable[str | Path]) -> None:
-        """Check that every node can read these files and folders.
+    def check_paths(self, paths: Iterable[Path]) -> None:
+        """Check that every node can read these files and folders, of its disks or by URL.
 
         Raises:
             BadInput: one cannot, with the first such path.
         """
-        wanted = [os.path.abspath(path) for path in paths]  # noqa: PTH100 -- text, to be sent
+        # Absolute, for a worker is in a folder of its own.
+        wanted = [path.absolute() if is_local(path) else path for path in paths]
 
-        def unreadable() -> str | None:
-            import os
-
-            return next((path for path in wanted if not os.access(path, os.R_OK)), None)
+        def unreadable() -> Path | None:
+            return next((path for path in wanted if not readable(path)), None)
 
         for node, path in self.on_every_node(unreadable):
             if path is not None:
                 raise BadInput(
                     f"node {node.address} of the Ray cluster cannot read {path}; "
-                    "put it where every node finds it under this path"
+                    "put it where every node finds it under this path or URL"
                 )
 
     def check_versions(self) -> None:

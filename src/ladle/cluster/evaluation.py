@@ -10,11 +10,15 @@ from __future__ import annotations
 import queue
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
+
+import numpy as np
 
 from ladle.ahead import Map, R, T, working_ahead
 from ladle.cluster.connect import Cluster
@@ -24,7 +28,7 @@ from ladle.evaluate import Bar, Dropped, Evaluator, HereForward, Progress
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.predictions import Array, ExampleNumbers
 from ladle.soup import Soup
-from ladle.tasks import Task
+from ladle.tasks import PredictsInBatches, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +37,9 @@ _LIVES = 4
 """Workers that one evaluation may cost, before it is to blame."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+
+_PIECE = 4096
+"""Examples of a split, about so many, that a worker is given at a time where others may help."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,14 @@ class Workers:
         settings: Settings | None = None,
         size: Size | None = None,
         count: int | None = None,
+        piece: int = _PIECE,
+        tell: Callable[[str], None] = print,
     ) -> None:
         """`load` makes the task on a worker, where it has to be what `task` is here.
 
-        `count` is as many as there is room for, unless given.
+        `count` is as many as there is room for, unless given. Splits of more examples than about
+        `piece` are shared with workers that are idle, if the task is one that `PredictsInBatches`.
+        `tell` hears, in a sentence, that they have to wait for room.
 
         Raises:
             BadInput: there is no room for so many; or a worker cannot load the task, or its data
@@ -91,8 +102,10 @@ class Workers:
                 f"{size.cpus:g} CPUs and {size.gpus:g} GPUs; give {room}, or leave it out"
             )
         self.count = room if count is None else count
+        cluster.tell_if_full(tell, cpus=size.cpus, gpus=size.gpus)
         self._ray = cluster.ray
         self._task = task
+        self._piece = piece
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._actors: set[Any] = set()
         self._shared: WeakSet[Shared] = WeakSet()
@@ -132,9 +145,72 @@ class Workers:
     def predict(
         self, soup: Soup, split: str, *, progress: Progress, is_dropped: Callable[[], bool]
     ) -> Array:
+        pieces = self._pieces(split)
         with progress as advance:
+            if len(pieces) > 1:
+                return self._shared_out(soup, split, pieces, advance, is_dropped)
             logits: Array = self._ask("predict", soup, split, is_dropped=is_dropped)
             advance(len(logits))
+        return logits
+
+    def _pieces(self, split: str) -> list[list[ExampleNumbers]]:
+        """A split in runs of the batches that it is predicted in; one if nobody could help."""
+        if not isinstance(self._task, PredictsInBatches) or self.count == 1:
+            return []
+        batches = self._task.in_batches(split, batch_size=self._settings.batch_size)
+        ends = np.cumsum([len(batch) for batch in batches])
+        pieces: list[list[ExampleNumbers]] = [
+            [] for _ in range(int(ends[-1] - 1) // self._piece + 1)
+        ]
+        for batch, end in zip(batches, ends, strict=True):
+            pieces[(end - 1) // self._piece].append(batch)
+        return [piece for piece in pieces if piece]
+
+    def _shared_out(
+        self,
+        soup: Soup,
+        split: str,
+        pieces: Sequence[Sequence[ExampleNumbers]],
+        advance: Callable[[int], None],
+        is_dropped: Callable[[], bool],
+    ) -> Array:
+        """What one worker says piece by piece, and others with it as long as they are idle.
+
+        Each of them merges the soup anew, so none does that is wanted elsewhere.
+        """
+        waiting = deque(pieces)
+        examples = len(self._task.splits[split])
+
+        def take(*, only_idle: bool) -> list[tuple[Sequence[ExampleNumbers], Array]]:
+            taken: list[tuple[Sequence[ExampleNumbers], Array]] = []
+            while waiting:
+                piece = waiting.popleft()
+                asked = ("along", soup, split, piece, None)
+                try:
+                    rows: Array = self._ask(*asked, is_dropped=is_dropped, only_idle=only_idle)
+                except queue.Empty:
+                    waiting.append(piece)
+                    return taken
+                advance(len(rows))
+                taken.append((piece, rows))
+                if not only_idle:
+                    helping.extend(
+                        helpers.submit(take, only_idle=True)
+                        for _ in range(min(self._idle.qsize(), len(waiting)))
+                    )
+            return taken
+
+        helping: list[Future[list[tuple[Sequence[ExampleNumbers], Array]]]] = []
+        with ThreadPoolExecutor(self.count, thread_name_prefix="ladle-pieces") as helpers:
+            helping.extend(helpers.submit(take, only_idle=True) for _ in range(self._idle.qsize()))
+            said = take(only_idle=False)
+            for helper in helping:
+                said += helper.result()
+            # Who found nobody idle has put back what it was to ask.
+            said += take(only_idle=False)
+        logits = np.empty((examples, said[0][1].shape[1]), np.float32)
+        for piece, rows in said:
+            logits[np.concatenate(piece)] = rows
         return logits
 
     def along(
@@ -235,12 +311,18 @@ class Workers:
                 "every node the same files under the same paths"
             )
 
-    def _leased(self, is_dropped: Callable[[], bool]) -> Any:
-        """A worker that is idle, for whoever asks."""
+    def _leased(self, is_dropped: Callable[[], bool], *, only_idle: bool = False) -> Any:
+        """A worker, for whoever asks, as soon as one is idle.
+
+        Raises:
+            queue.Empty: none is, and it is wanted `only_idle`.
+        """
         while True:
             try:
-                found = self._idle.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                found = self._idle.get(not only_idle, _SECONDS_BETWEEN_LOOKS)
             except queue.Empty:
+                if only_idle:
+                    raise
                 if is_dropped() or self._closed:
                     raise Dropped("nobody waits for this evaluation") from None
                 continue
@@ -249,12 +331,18 @@ class Workers:
                 raise found
             return found
 
-    def _ask(self, method: str, *asked: object, is_dropped: Callable[[], bool]) -> Any:
+    def _ask(
+        self,
+        method: str,
+        *asked: object,
+        is_dropped: Callable[[], bool],
+        only_idle: bool = False,
+    ) -> Any:
         ray = self._ray
         # Before there is a worker: to estimate statistics that the soup has takes one, too.
         content = ray.cloudpickle.dumps(asked)
         for _ in range(_LIVES):
-            actor = self._leased(is_dropped)
+            actor = self._leased(is_dropped, only_idle=only_idle)
             self._used = True
             ticket = uuid.uuid4().hex
             try:

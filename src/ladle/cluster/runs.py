@@ -114,6 +114,7 @@ class RayCrew:
             return
         self.cluster.check_paths([plan.output / SWEEP_RECORD])
         at_once = min(room, self.at_once or room)
+        self.cluster.tell_if_full(self.tell, cpus=self.seat.cpus, gpus=self.seat.gpus)
         self._compute_parts(plan, at_once)
         _Shift(self, plan, story, at_once).work(jobs)
 

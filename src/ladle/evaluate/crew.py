@@ -74,9 +74,11 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Those that have slopes, as `HeldOutGradients` tells them, and their dtypes in the model."""
+    """Those that have slopes, and those that differ, as `HeldOutGradients` tells them; and their
+    dtypes in the model."""
 
     names: Mapping[str, str]
+    differing: Sequence[str]
     dtypes: Mapping[str, torch.dtype]
 
 
@@ -100,6 +102,7 @@ class CrewGradients:
         start = _Dish(self._first, self._first, mean(len(pool)), integers, None)
         found = next(crew.each(_tensors, [start]))
         self.tensors: Mapping[str, str] = found.names
+        self.differing: Sequence[str] = found.differing
         self._dtypes = found.dtypes
 
     @property
@@ -169,7 +172,7 @@ def _gradients(evaluator: Evaluator, dish: _Dish) -> HeldOutGradients:
 
 def _tensors(evaluator: Evaluator, dish: _Dish) -> _Tensors:
     gradients = _gradients(evaluator, dish)
-    return _Tensors(gradients.tensors, gradients.dtypes)
+    return _Tensors(gradients.tensors, gradients.differing, gradients.dtypes)
 
 
 def _slope(evaluator: Evaluator, piece: _Piece) -> Slope:

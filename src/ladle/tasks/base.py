@@ -151,6 +151,19 @@ class PredictsSome(Protocol):
 
 
 @runtime_checkable
+class PredictsInBatches(PredictsSome, Protocol):
+    """What a task may offer beyond `PredictsSome`: a split that several models can share.
+
+    A large one is then cut in pieces, where there are workers with nothing else to do.
+    """
+
+    def in_batches(self, split: str, *, batch_size: int) -> Sequence[ExampleNumbers]:
+        """The batches in which `predict` takes all examples of a split, so that `predict_some`
+        says of them, to the last bit, what `predict` does."""
+        ...
+
+
+@runtime_checkable
 class Differentiable(Task, Protocol):
     """What slopes of a loss on any split need beyond evaluation."""
 

@@ -162,13 +162,17 @@ class TextClassification:
 
         For regression, C is 1 and these are the numbers.
         """
-        batches = [batch.numpy() for batch in self._tokens_of(split).by_length(batch_size)]
+        batches = self.in_batches(split, batch_size=batch_size)
         logits = np.empty((len(self._tokens_of(split)), self._outputs), np.float32)
         said = self.predict_some(model, split, batches, device=device)
         for batch, rows in zip(batches, said, strict=True):
             logits[batch] = rows
             advance(len(batch))
         return logits
+
+    def in_batches(self, split: str, *, batch_size: int) -> list[ExampleNumbers]:
+        """Texts of like length share a batch: see `PredictsInBatches`."""
+        return [batch.numpy() for batch in self._tokens_of(split).by_length(batch_size)]
 
     def arranged(
         self, split: str, order: ExampleNumbers, *, batch_size: int

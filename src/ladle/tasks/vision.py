@@ -238,13 +238,18 @@ class ImageClassification:
                 f"task {self.name} has no split {split!r}; choose from {', '.join(self._examples)}"
             )
         total = len(self._examples[split].images)
-        batches = self.arranged(split, np.arange(total), batch_size=batch_size)
+        batches = self.in_batches(split, batch_size=batch_size)
         logits = np.empty((total, len(self.label_names)), dtype=np.float32)
         said = self.predict_some(model, split, batches, device=device)
         for batch, rows in zip(batches, said, strict=True):
             logits[batch] = rows
             advance(len(batch))
         return logits
+
+    def in_batches(self, split: str, *, batch_size: int) -> list[ExampleNumbers]:
+        """One image after the other: see `PredictsInBatches`."""
+        order = np.arange(len(self._examples[split].images))
+        return self.arranged(split, order, batch_size=batch_size)
 
     def arranged(
         self, split: str, order: ExampleNumbers, *, batch_size: int

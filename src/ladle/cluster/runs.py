@@ -126,16 +126,19 @@ class RayCrew:
         if self._parts or not isinstance(plan.task, Precomputing):
             return
         order = ray.put(_Order.of(plan, self.load, self.seat))
-        task = ray.remote(_part).options(
-            num_cpus=self.seat.cpus, max_retries=_ATTEMPTS, num_returns=2
-        )
+        of_seat = {"num_cpus": self.seat.cpus, "max_retries": _ATTEMPTS}
+        piece = ray.remote(_piece).options(**of_seat)
+        joined = ray.remote(_joined).options(**of_seat, num_returns=2)
         under_way: list[Any] = []
         words: list[Any] = []
-        for name in plan.task.parts():
-            if len(under_way) == at_once:
-                _, under_way = ray.wait(under_way)
-            word, self._parts[name] = task.remote(order, name)
-            under_way.append(word)
+        for name, count in plan.task.parts().items():
+            pieces: list[Any] = []
+            for number in range(count):
+                if len(under_way) == at_once:
+                    _, under_way = ray.wait(under_way, fetch_local=False)
+                pieces.append(piece.remote(order, name, number))
+                under_way.append(pieces[-1])
+            word, self._parts[name] = joined.remote(order, name, *pieces)
             words.append(word)
         what = f"what task {plan.task.name} computes once"
         try:
@@ -319,11 +322,20 @@ def _identity(task: Task) -> Sequence[str]:
     return [task.name, task.digest, *(split.digest for split in task.splits.values())]
 
 
-def _part(order: _Order, name: str) -> tuple[None, Array]:
-    """Compute a part of what all runs need, on a worker; first a word that it is there."""
+def _piece(order: _Order, name: str, number: int) -> Array:
+    """Compute a piece of what all runs need, on a worker."""
+    return _precomputing(order).piece(name, number)
+
+
+def _joined(order: _Order, name: str, *pieces: Array) -> tuple[None, Array]:
+    """Put pieces together, on a worker; first a word that it is done."""
+    return None, _precomputing(order).joined(name, pieces)
+
+
+def _precomputing(order: _Order) -> Precomputing:
     task = _workshop(order).plan.task
     assert isinstance(task, Precomputing)  # noqa: S101 -- it was where it was ordered
-    return None, task.part(name)
+    return task
 
 
 def _make(order: _Order, parts: Mapping[str, Any], job: Job) -> str:

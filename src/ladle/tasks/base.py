@@ -256,17 +256,22 @@ class Mixable(Protocol):
 class Precomputing(Protocol):
     """What a task may offer beyond `Trainable`: what it computes once, for all runs of a sweep.
 
-    Where many processes make the runs, each part is computed by one of them and given to all.
+    Where many processes make the runs, each piece is computed by one of them; the part that pieces
+    make together is given to all.
     """
 
-    def parts(self) -> Sequence[str]:
-        """The names of what a sweep will need, in an order that any process gives."""
+    def parts(self) -> Mapping[str, int]:
+        """What a sweep will need, by name, and in how many pieces; any process gives the same."""
         ...
 
-    def part(self, name: str) -> Array:
-        """One of them, computed now if it was not before."""
+    def piece(self, name: str, number: int) -> Array:
+        """One piece of a part, numbered from 0."""
+        ...
+
+    def joined(self, name: str, pieces: Sequence[Array]) -> Array:
+        """A part of all its pieces, in order."""
         ...
 
     def take(self, name: str, part: Array) -> None:
-        """Use a part that another process computed; it may be read-only memory."""
+        """Use a part that other processes computed; it may be read-only memory."""
         ...

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,8 @@ _TOKENIZER = (
 )
 # One head, and one start for parts that the pre-trained file lacks, in every process.
 _INITIAL_SEED = 0
+# Texts that go through frozen layers together, and how many such batches are a piece of the work.
+_STATES_BATCH, _STATES_BATCHES = 64, 16
 # Tokens: a word, or two, and what tokenizers put around and between.
 _SHORTEST, _SHORTEST_PAIR = 3, 6
 
@@ -352,9 +354,6 @@ class TextClassification:
         accepted = inspect.signature(self._base.forward).parameters
         return "token_type_ids" in accepted and getattr(self._config, "type_vocab_size", 2) > 1
 
-    # They are kept, so they must not depend on how the first evaluation computes.
-    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
-    @torch.no_grad()
     def _states_of(self, split: str) -> Tensor | None:
         """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids.
 
@@ -363,33 +362,56 @@ class TextClassification:
         if self._cut is None:
             return None
         if split not in self._states:
-            tokens = self._tokens_of(split)
-            lower = self._cut.lower(self._base)
-            states = torch.empty(len(tokens.ids), self._base.config.hidden_size)
-            for batch in tokens.by_length(64):
-                rows = [tokens.rows(i) for i in batch.tolist()]
-                inputs = self._inputs(tokens, None, rows)
-                output = lower(**inputs).last_hidden_state
-                states[torch.cat(rows)] = output[inputs["attention_mask"].bool()]
-            self._states[split] = states
+            pieces = (self._said(split, batches) for batches in self._dealt(split))
+            self._states[split] = self._assembled(split, pieces)
         return self._states[split]
 
-    def parts(self) -> list[str]:
-        """The splits of which a sweep needs what the frozen layers say: see `Precomputing`."""
-        needed = [key for key, one in self.splits.items() if one.role in ("train", "held-out")]
-        return [] if self._cut is None else needed
+    def _dealt(self, split: str) -> list[list[list[Tensor]]]:
+        """A split in pieces of some batches, each the rows of its texts; all take about as long."""
+        tokens = self._tokens_of(split)
+        batches = [
+            [tokens.rows(i) for i in batch.tolist()] for batch in tokens.by_length(_STATES_BATCH)
+        ]
+        count = -(-len(batches) // _STATES_BATCHES)
+        return [batches[i::count] for i in range(count)]
 
-    def part(self, name: str) -> Array:
-        states = self._states_of(name)
-        assert states is not None, "there are no parts where nothing is frozen"  # noqa: S101
-        part: Array = states.numpy()
-        return part
+    # It is kept, so it must not depend on how the first evaluation computes.
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _said(self, split: str, batches: Sequence[Sequence[Tensor]]) -> Tensor:
+        """(t, H) float32, batch after batch."""
+        assert self._cut is not None, "nothing is frozen"  # noqa: S101
+        tokens, lower = self._tokens_of(split), self._cut.lower(self._base)
+        said = []
+        for rows in batches:
+            inputs = self._inputs(tokens, None, rows)
+            output = lower(**inputs).last_hidden_state
+            said.append(output[inputs["attention_mask"].bool()])
+        return torch.cat(said)
+
+    def _assembled(self, split: str, pieces: Iterable[Tensor]) -> Tensor:
+        states = torch.empty(len(self._tokens_of(split).ids), self._base.config.hidden_size)
+        for batches, said in zip(self._dealt(split), pieces, strict=True):
+            states[torch.cat([row for rows in batches for row in rows])] = said
+        return states
+
+    def parts(self) -> dict[str, int]:
+        """The splits of which a sweep needs what the frozen layers say: see `Precomputing`."""
+        if self._cut is None:
+            return {}
+        needed = [key for key, one in self.splits.items() if one.role in ("train", "held-out")]
+        return {split: len(self._dealt(split)) for split in needed}
+
+    def piece(self, name: str, number: int) -> Array:
+        said: Array = self._said(name, self._dealt(name)[number]).numpy()
+        return said
+
+    def joined(self, name: str, pieces: Sequence[Array]) -> Array:
+        states: Array = self._assembled(name, map(_tensor, pieces)).numpy()
+        return states
 
     def take(self, name: str, part: Array) -> None:
-        with warnings.catch_warnings():
-            # That it cannot be written to; nobody does.
-            warnings.simplefilter("ignore", UserWarning)
-            self._states[name] = torch.from_numpy(part)
+        self._states[name] = _tensor(part)
 
     def _stops_at_trunk(self, model: nn.Module) -> bool:
         """Whether gradients go no further down than to what the frozen part says."""
@@ -480,3 +502,10 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _tensor(array: Array) -> Tensor:
+    """The same memory, which nobody writes to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # That it cannot be written to.
+        return torch.from_numpy(array)

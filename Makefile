@@ -35,6 +35,7 @@ bench-sweep: $(VENV)/all.done      ## training beside a bare loop and transforme
 
 bench-ray: $(VENV)/all.done        ## two workers of a Ray cluster beside one: minutes
 	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/speculation.py benchmarks/work/greedy/soup.json --times benchmarks/work/times.json
 
 clean-bench:
 	rm -rf benchmarks/work

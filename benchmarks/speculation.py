@@ -3,13 +3,13 @@
     python benchmarks/speculation.py [SOUP.json ...] [--times TIMES.json] [--output PAGE]
 
 Replays what was accepted and refused: in the paper's sweep of 72 CLIP models (tests/data), and in
-any soup.json of `ladle cook --recipe greedy`, whose tastings also say how many examples each
+any soup.json of `ladle cook --task TASK`, whose tastings also say how many examples each
 candidate took. The clock is that of `ladle.ahead.working_ahead`: candidates are begun in order as
 workers become free, verdicts are taken in order, and an acceptance drops all that is behind it.
 
-TIMES.json has measured seconds, as benchmarks/cluster.py writes them: `load`, to merge a candidate
-into the model; `examples`, to evaluate all held-out examples; `drop`, until a worker is free of
-what nobody needs any more. Without it, the unit is one full evaluation and the rest costs nothing.
+TIMES.json has measured seconds: `load`, to merge a candidate into the model; `examples`, to
+evaluate all held-out examples; `drop`, until a worker is free of what nobody needs any more. Without
+it, the unit is one full evaluation and the rest costs nothing. benchmarks/cluster.py writes both.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64)
 REFUSED = 0.242
 """The part of the examples that refused ones take, in benchmarks/recipes.md: (12528 - 2·3000) of
 9·3000."""
+
+UNIT = "one full evaluation on the held-out examples"
+SECOND = "a second of one worker of one thread, measured on demo-text by `make bench-ray`"
 
 _UNCLAIMED = 4  # As in ladle.ahead.
 
@@ -82,9 +85,10 @@ def logged(record: Path) -> Log:
     if recipe["name"] != "greedy" or recipe["options"]["order"] != "score":
         raise ValueError(f"{record} is of no greedy soup in the order of scores")
     n = len({one["candidate"] for one in soup["tastings"]})
-    whole = max(one["examples"] for one in soup["tastings"])
-    tried = [Candidate(t["examples"] / whole, t["kept"]) for t in soup["tastings"][n:]]
-    return Log(str(record), n, tried)
+    whole = next(one["n"] for one in soup["splits"].values() if one["role"] == "held-out")
+    # None stands for all of them.
+    tried = [Candidate((t["examples"] or whole) / whole, t["kept"]) for t in soup["tastings"][n:]]
+    return Log(f"{n} models of {soup['task']['name']}, as `ladle cook` logged it", n, tried)
 
 
 def alone(models: int, workers: int, times: Times) -> float:
@@ -157,8 +161,8 @@ def page(logs: Sequence[Log], times: Times, unit: str) -> str:
             "# Greedy selection with W workers, by simulation",
             "",
             f"Written by `python benchmarks/speculation.py`. The unit is {unit}: merging a "
-            f"candidate {times.load:g}, all held-out examples {times.examples:g}, dropping "
-            f"{times.drop:g}.",
+            f"candidate {times.load:.3g}, all held-out examples {times.examples:.3g}, dropping "
+            f"{times.drop:.3g}.",
             "",
             "What bounds it: every acceptance is waited for, and what was begun behind it is begun "
             "again from the new soup. So there is at least one full evaluation for each model that "
@@ -178,9 +182,9 @@ def main() -> None:
     parser.add_argument("--refused", type=float, default=REFUSED)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "speculation.md")
     given = parser.parse_args()
-    times, unit = Times(), "one full evaluation on the held-out examples"
+    times, unit = Times(), UNIT
     if given.times:
-        times, unit = Times(**json.loads(given.times.read_text())), "a second"
+        times, unit = Times(**json.loads(given.times.read_text())), SECOND
     logs = [published(1.0), published(given.refused), *map(logged, given.records)]
     given.output.write_text(page(logs, times, unit))
     print(given.output)

@@ -89,5 +89,10 @@ def rows_of(section: str) -> list[list[str]]:
 @pytest.mark.slow
 def test_workers_of_a_cluster_are_compared(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    run("cluster.py", "--rounds", 1, "--runs", 2, "--output", page)
-    assert "| round 1 |" in page.read_text()
+    task = ["--task", write_task(tmp_path)]
+    asked = ["--rounds", 1, "--runs", 2, "--models", 3, "--output", page, "--work", tmp_path]
+    run("cluster.py", *task, *asked)
+    assert page.read_text().count("| round 1 |") == 2
+    log, times = tmp_path / "greedy" / "soup.json", tmp_path / "times.json"
+    run("speculation.py", log, "--times", times, "--output", page)
+    assert "## 3 models of " in page.read_text()

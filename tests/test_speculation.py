@@ -83,20 +83,16 @@ def test_the_page_has_the_papers_sweep_and_a_soup_of_ours(tmp_path: Path) -> Non
     ladle.greedy(toy_pool(1.0, 4.0, -2.0), near(2.0)).save(tmp_path / "soup")
     record = tmp_path / "soup" / "soup.json"
     kept = json.loads(record.read_text())
-    for tasting in kept["tastings"]:
-        tasting["examples"] = tasting["examples"] or 100
+    kept |= {"task": {"name": "toys"}, "splits": {"some": {"role": "held-out", "n": 100}}}
+    kept["tastings"][-1]["examples"] = 25
     record.write_text(json.dumps(kept))
     log = simulation.logged(record)
-    assert (log.models, [c.kept for c in log.candidates]) == (3, [True, False])
+    assert (log.models, [(c.part, c.kept) for c in log.candidates]) == (
+        3, [(1.0, True), (0.25, False)]
+    )  # fmt: skip
     logs = [simulation.published(1.0), log]
     assert [logs[0].models, len(logs[0].candidates), logs[0].accepted] == [72, 71, 4]
     page = simulation.page(logs, ONE, "a unit")
     # All but four of 71 in full, by one: 71. By any number: 4 accepted, and what is behind.
     assert "| 1 | 71.00 | 1.00 | 143.00 | 1.00 |" in page
     assert simulation.least(logs[0].candidates, ONE) == 5
-
-
-def test_the_page_that_is_kept_is_what_the_script_writes() -> None:
-    logs = [simulation.published(1.0), simulation.published(simulation.REFUSED)]
-    unit = "one full evaluation on the held-out examples"
-    assert (SCRIPT.with_suffix(".md")).read_text() == simulation.page(logs, ONE, unit)

@@ -205,8 +205,8 @@ def selection_page(reference: str, models: int, found: Sequence[Sequence[Selecte
         "## Greedy selection",
         "",
         f"From {models} models that a sweep of {reference} made, with early exit, after workers "
-        "have started: the whole, and what comes after the models alone. Both make the same soup, by "
-        "the same decisions.",
+        "have started: the whole, and what comes after the models alone. Both make the same soup, "
+        "by the same decisions.",
         "",
         "| | one worker, seconds | two workers, seconds | times faster | after the models alone: "
         "one | two | times faster |",

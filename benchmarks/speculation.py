@@ -8,8 +8,8 @@ candidate took. The clock is that of `ladle.ahead.working_ahead`: candidates are
 workers become free, verdicts are taken in order, and an acceptance drops all that is behind it.
 
 TIMES.json has measured seconds: `load`, to merge a candidate into the model; `examples`, to
-evaluate all held-out examples; `drop`, until a worker is free of what nobody needs any more. Without
-it, the unit is one full evaluation and the rest costs nothing. benchmarks/cluster.py writes both.
+evaluate all held-out examples; `drop`, until a worker is free of what nobody needs any more.
+Without it, the unit is one full evaluation and the rest costs nothing. cluster.py writes both.
 """
 
 from __future__ import annotations

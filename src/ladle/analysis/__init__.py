@@ -1,0 +1,1 @@
+"""Why soups work, as arrays: soups against ensembles, and the paper's approximation of that."""

@@ -70,7 +70,8 @@ def command(
 
     Killed or interrupted, the same command goes on where it stopped.
     """
-    from ladle.cook import Kitchen, check_store, cook
+    from ladle.cook import Kitchen, cook
+    from ladle.evaluate import check_store
     from ladle.recipes import OF_TASKS
     from ladle.report import verdict
     from ladle.soup.output import WriteOptions, check_output, is_file_output

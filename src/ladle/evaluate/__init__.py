@@ -13,7 +13,7 @@ from ladle.evaluate.judge import (
     greedy_ensemble_of,
     judge,
 )
-from ladle.evaluate.store import Store, arrays_of, check_place
+from ladle.evaluate.store import Store, arrays_of, check_store
 
 __all__ = [
     "MEAN_OF_SHIFTS",
@@ -27,7 +27,7 @@ __all__ = [
     "arrays_of",
     "best_by_held_out",
     "caveats_of",
-    "check_place",
+    "check_store",
     "chosen_by",
     "command_identity",
     "contestant",

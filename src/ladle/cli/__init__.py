@@ -18,7 +18,17 @@ import click
 from ladle import __version__
 from ladle.errors import LadleError
 
-_COMMANDS = ("inspect", "check", "average", "cook", "evaluate", "sweep", "report", "demo")
+_COMMANDS = (
+    "inspect",
+    "check",
+    "average",
+    "cook",
+    "evaluate",
+    "sweep",
+    "compare",
+    "report",
+    "demo",
+)
 
 
 class _Commands(click.Group):

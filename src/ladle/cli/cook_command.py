@@ -93,7 +93,7 @@ def command(
         )
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
-    start = _base(base, inputs)
+    start = options.start(base, inputs)
     found = opening.gather(inputs)
     pool = _models(_pool(found), start, task)
     supplied = {"base": start, "seed": seed, "integers": integers}
@@ -222,12 +222,3 @@ def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> 
         )
 
     return open_evaluate
-
-
-def _base(given: str | Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
-    from ladle.checkpoint import open_checkpoint
-    from ladle.soup import Ingredient
-
-    if given is None and len(inputs) == 1 and (Path(inputs[0]) / "sweep.json").is_file():
-        given = Path(inputs[0]) / "base"
-    return None if given is None else Ingredient("base", open_checkpoint(given))

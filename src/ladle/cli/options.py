@@ -14,8 +14,8 @@ import click
 from ladle.cli import screen
 
 if TYPE_CHECKING:
-    from ladle.evaluate import Evaluator
-    from ladle.soup import Gathered, Pool
+    from ladle.evaluate import Evaluator, Watch
+    from ladle.soup import Gathered, Ingredient, Pool
     from ladle.tasks import Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -210,8 +210,8 @@ class Evaluating:
         find_device(self.device)
         return load_task(reference, skip_corrupt=self.skip_corrupt)
 
-    def evaluator(self, task: Task, **further: Any) -> Evaluator:
-        """What evaluates on the task, with progress on the screen."""
+    def evaluator(self, task: Task, *, watch: Watch = screen.watching, **further: Any) -> Evaluator:
+        """What evaluates on the task, with progress on the screen, evaluation by evaluation."""
         from ladle.evaluate import Evaluator
 
         return Evaluator(
@@ -220,9 +220,19 @@ class Evaluating:
             batch_size=self.batch_size,
             amp=self.amp,
             channels_last=self.channels_last,
-            watch=screen.watching,
+            watch=watch,
             **further,
         )
+
+
+def start(base: str | Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
+    """What the checkpoints were fine-tuned from: as given, or what a sweep's folder has."""
+    from ladle.checkpoint import open_checkpoint
+    from ladle.soup import Ingredient
+
+    if base is None and len(inputs) == 1 and (Path(inputs[0]) / "sweep.json").is_file():
+        base = Path(inputs[0]) / "base"
+    return None if base is None else Ingredient("base", open_checkpoint(base))
 
 
 def _as_one(

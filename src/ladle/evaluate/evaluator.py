@@ -228,6 +228,10 @@ class Evaluator:
                     self.store.keep_logits(*key, logits)
         return Predictions(split, logits, examples.labels)
 
+    def has(self, soup: Soup, split: str) -> bool:
+        """Whether `predict` finds its answer in the store."""
+        return self.store.logits(*self._key(soup, self.task.splits[split])) is not None
+
     def _key(self, soup: Soup, split: Split, course: Course | None = None) -> tuple[str, str, str]:
         """What the store knows predictions by; on a course, those of its first examples, in order.
 

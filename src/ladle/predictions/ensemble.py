@@ -22,9 +22,7 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     return together
 
 
-def nested_ensembles(
-    members: Iterable[Predictions], sizes: Sequence[int]
-) -> Iterator[Predictions]:
+def nested_ensembles(members: Iterable[Predictions], sizes: Sequence[int]) -> Iterator[Predictions]:
     """The ensembles of the first members, of these ascending sizes, from one sum of logits.
 
     Raises:

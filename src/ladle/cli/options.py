@@ -55,6 +55,14 @@ output = click.option(
     callback=home,
     help="A folder, or a file that ends in .safetensors, .pt, .pth, .ckpt or .pth.tar.",
 )
+folder = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=home,
+    help="A new folder.",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that ladle wrote.")
 dry_run = click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 seed = click.option("--seed", type=int, default=0, show_default=True)
@@ -220,8 +228,7 @@ class Evaluating:
             batch_size=self.batch_size,
             amp=self.amp,
             channels_last=self.channels_last,
-            watch=screen.watching,
-            **further,
+            **{"watch": screen.watching, **further},
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -11,27 +11,12 @@ import numpy as np
 from ladle.analysis.basins import Basins, basins, require_scipy
 from ladle.analysis.growth import Grown, Size, grow, sizes
 from ladle.analysis.measures import Group, groups_of
-from ladle.analysis.pairs import (
-    AroundTheMiddle,
-    Pair,
-    PairOnSplit,
-    average,
-    pair_on_split,
-    relative_barrier,
-)
+from ladle.analysis.pairs import Pair, PairOnSplit, average, pair_on_split, relative_barrier
 from ladle.analysis.plan import Plan
 from ladle.analysis.positions import Float64, Positions
-from ladle.evaluate import (
-    MEAN_OF_SHIFTS,
-    BatchNormMode,
-    BatchNormTaster,
-    Evaluator,
-    Watch,
-    unwatched,
-)
-from ladle.predictions import Predictions, fit_temperature
-from ladle.soup import Soup
-from ladle.tasks import Split
+from ladle.analysis.said import Said
+from ladle.evaluate import MEAN_OF_SHIFTS, Watch, unwatched
+from ladle.predictions import fit_temperature
 
 
 @dataclass(frozen=True)
@@ -54,12 +39,14 @@ class Comparison:
 
     `from_base` (k,) has the models' distances from the base; `angles`, `distances` and `barriers`
     are (k, k): degrees at the base, distance in weight space, and the rise of the held-out loss.
-    NaN where it is not known: without a base, or of pairs that were not drawn.
+    NaN where it is not known: without a base, or of pairs that were not drawn. `samples` examples
+    of each split were looked at, or all.
     """
 
     plan: Plan
     groups: tuple[Group, ...]
     held_out: str
+    samples: int | None
     from_base: Float64
     angles: Float64
     distances: Float64
@@ -88,46 +75,21 @@ def agreement(one: Float64, other: Float64) -> Agreement:
     return Agreement(len(a), pearson, spearman, int((np.sign(a) == np.sign(b)).sum()))
 
 
-def compared_on(evaluator: Evaluator, names: Sequence[str] = ()) -> list[Split]:
-    """The splits of these names, or all but the training data; held-out data in any case."""
-    return [
-        split
-        for split in evaluator.task.splits.values()
-        if split is evaluator.held_out or (split.name in names if names else split.role != "train")
-    ]
-
-
-def missing(plan: Plan, evaluator: Evaluator, splits: Sequence[Split]) -> int:
-    """How many of the evaluations that a comparison takes are not in the store.
-
-    BatchNorm statistics that are estimated anew are not counted.
-    """
-    return sum(not evaluator.has(soup, split.name) for soup in plan.soups for split in splits)
-
-
 def compare(
-    plan: Plan,
-    evaluator: Evaluator,
-    positions: Positions,
-    *,
-    splits: Sequence[Split],
-    bn: BatchNormMode = "best",
-    seed: int = 0,
-    watch: Watch = unwatched,
+    plan: Plan, said: Said, positions: Positions, *, watch: Watch = unwatched
 ) -> Comparison:
-    """Everything about a plan's models, from predictions that the evaluator has or makes.
+    """Everything about a plan's models, from what they say.
 
-    `positions` are those of the models, behind the base if there is one. `splits` are those of
-    `compared_on`; temperatures are fitted, and barriers clustered, on the held-out one of them.
+    `positions` are those of the models, behind the base if there is one.
 
     Raises:
         MissingExtra: without SciPy.
     """
     require_scipy()
+    evaluator, splits = said.evaluator, said.splits
     held_out = evaluator.held_out
-    predict = _Said(evaluator, bn, seed)
     with watch("evaluating", len(plan.soups) * len(splits)) as advance:
-        for _ in predict.everything(plan, splits):
+        for _ in said.everything(plan):
             advance(1)
     groups = tuple(groups_of(splits, MEAN_OF_SHIFTS))
     classes = held_out.labels.dtype.kind != "f"
@@ -141,7 +103,7 @@ def compare(
     pairs = []
     with watch("comparing pairs", len(plan.pairs)) as advance:
         for i, j in plan.pairs:
-            on = _pair(plan, (i, j), predict, evaluator, splits, classes)
+            on = _pair(plan, (i, j), said, classes=classes)
             here = on[held_out.name]
             barriers[i, j] = barriers[j, i] = here.barrier
             relative[i, j] = relative[j, i] = relative_barrier(here)
@@ -156,12 +118,11 @@ def compare(
                 )
             )
             advance(1)
-    metric = evaluator.task.metric
     with watch("growing soups", len(splits)) as advance:
         grown = grow(
             plan,
-            predict,
-            metric,
+            said,
+            evaluator.task.metric,
             groups,
             held_out=held_out.name,
             calibrate=classes,
@@ -171,6 +132,7 @@ def compare(
         plan,
         groups,
         held_out.name,
+        said.samples,
         positions.distances[0, own] if with_base else np.full(k, np.nan),
         angles,
         distances,
@@ -184,68 +146,21 @@ def compare(
 
 
 def _pair(
-    plan: Plan,
-    pair: tuple[int, int],
-    predict: _Said,
-    evaluator: Evaluator,
-    splits: Sequence[Split],
-    classes: bool,
+    plan: Plan, pair: tuple[int, int], said: Said, *, classes: bool
 ) -> dict[str, PairOnSplit]:
     """What a pair is on each split, at the temperature that calibrates its soup."""
+    held_out, metric = said.evaluator.held_out.name, said.evaluator.task.metric
     i, j = pair
     soups = plan.around_the_middle(pair)
-    middle = predict.around(soups, evaluator.held_out.name)[1]
-    usable = classes and np.isfinite(middle.logits).all()
-    beta = 1 / fit_temperature(middle) if usable else 1.0
-    found = {}
-    for split in splits:
-        ends = (predict(plan.singles[i], split.name), predict(plan.singles[j], split.name))
-        around = predict.around(soups, split.name)
-        found[split.name] = pair_on_split(ends, around, evaluator.task.metric, beta=beta)
+    found: dict[str, PairOnSplit] = {}
+    beta = 1.0
+    for split in said.splits:  # The held-out split comes first.
+        around = said.around(soups, split.name)
+        if split.name == held_out and classes and np.isfinite(around[1].logits).all():
+            beta = 1 / fit_temperature(around[1])
+        ends = (said(plan.singles[i], split.name), said(plan.singles[j], split.name))
+        found[split.name] = pair_on_split(ends, around, metric, beta=beta)
     return found
-
-
-class _Said:
-    """What soups say, their BatchNorm statistics settled as `BatchNormTaster` does."""
-
-    def __init__(self, evaluator: Evaluator, bn: BatchNormMode, seed: int) -> None:
-        self._evaluator, self._seed = evaluator, seed
-        self._taste = BatchNormTaster(evaluator, bn, seed=seed)
-        self._alike: dict[bool, BatchNormTaster] = {}
-
-    def __call__(self, soup: Soup, split: str) -> Predictions:
-        return self._evaluator.predict(self._taste.settled(soup), split)
-
-    def around(self, soups: tuple[Soup, Soup, Soup], split: str) -> AroundTheMiddle:
-        """The soups beside the middle are treated as it is, or the loss would jump between them."""
-        below, middle, above = self._around(soups)
-        predict = self._evaluator.predict
-        return predict(below, split), predict(middle, split), predict(above, split)
-
-    def everything(self, plan: Plan, splits: Sequence[Split]) -> Iterator[None]:
-        """Have all evaluations of a plan in the store, model by model."""
-        seen = set()
-        for soup in self._soups(plan):
-            if soup.digest not in seen:
-                seen.add(soup.digest)
-                for split in splits:
-                    self._evaluator.predict(soup, split.name)
-                    yield
-
-    def _soups(self, plan: Plan) -> Iterator[Soup]:
-        yield from (self._taste.settled(soup) for soup in plan.singles)
-        for pair in plan.pairs:
-            yield from self._around(plan.around_the_middle(pair))
-        yield from (self._taste.settled(soup) for soup in plan.growing)
-
-    def _around(self, soups: tuple[Soup, Soup, Soup]) -> tuple[Soup, Soup, Soup]:
-        middle = self._taste.settled(soups[1])
-        anew = middle.statistics is not None
-        if anew not in self._alike:
-            mode: BatchNormMode = "recalibrate" if anew else "average"
-            self._alike[anew] = BatchNormTaster(self._evaluator, mode, seed=self._seed)
-        below, above = (self._alike[anew].settled(one) for one in (soups[0], soups[2]))
-        return below, middle, above
 
 
 def _angles(positions: Positions, k: int) -> Float64:

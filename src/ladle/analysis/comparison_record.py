@@ -40,6 +40,7 @@ def comparison_record(found: Comparison, base: Ingredient | None) -> dict[str, A
             {"name": group.name, "role": group.role, "splits": list(group.splits)}
             for group in found.groups
         ],
+        "samples": found.samples,
         "step": STEP,
         "pairs": [_pair(pair) for pair in found.pairs],
         "summary": summary(found),

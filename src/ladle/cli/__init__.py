@@ -25,6 +25,7 @@ _COMMANDS = (
     "cook",
     "evaluate",
     "sweep",
+    "landscape",
     "compare",
     "report",
     "demo",
@@ -74,7 +75,10 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted; cook, sweep and demo go on from here when run again", 130)
+        return _complain(
+            "interrupted; cook, sweep, landscape, compare and demo go on from here when run again",
+            130,
+        )
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +16,9 @@ from ladle.cli import comparisons, options, screen
 from ladle.errors import BadInput
 
 if TYPE_CHECKING:
-    from ladle.analysis import Plan
+    from ladle.analysis import Plan, Said
     from ladle.evaluate import Store
-    from ladle.soup import Pool
-    from ladle.tasks import Split, Task
+    from ladle.soup import Ingredient, Pool
 
 _MARK: Literal["comparison.json"] = "comparison.json"
 
@@ -27,7 +26,12 @@ _MARK: Literal["comparison.json"] = "comparison.json"
 @click.command("compare")
 @options.opening
 @click.option("--task", required=True, metavar="TASK", help="A name, a .toml file, FILE.py:NAME.")
-@click.option("--split", "splits", multiple=True, help="Only this one; may be repeated.")
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    help="Only this one, and held-out data; may be repeated. As it stands, all but train.",
+)
 @click.option(
     "--pairs",
     type=click.IntRange(1),
@@ -41,17 +45,16 @@ _MARK: Literal["comparison.json"] = "comparison.json"
     show_default=True,
     help="Random orders in which soups and ensembles grow.",
 )
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="N random examples of each split, the same for every model, instead of all.",
+)
 @options.base
 @options.store
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    callback=options.home,
-    help="A new folder.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a comparison that ladle wrote.")
+@options.folder
+@options.overwrite
 @options.dry_run
 @options.bn
 @options.integers
@@ -64,6 +67,7 @@ def command(
     splits: tuple[str, ...],
     pairs: int | None,
     orders: int,
+    samples: int | None,
     base: str | Path | None,
     store: Path | None,
     output: Path,
@@ -85,63 +89,60 @@ def command(
     """
     from ladle.analysis import (
         Positions,
+        Said,
         check_folder,
         compare,
-        compared_on,
         comparison_record,
         header,
-        missing,
+        looked_at,
         plan,
         require_scipy,
         with_origin,
         working,
     )
-    from ladle.evaluate import caveats_of, unwatched
+    from ladle.evaluate import unwatched
 
     require_scipy()
     start = options.start(base, inputs)
     given = opening.pool(inputs)
+    _check_models(given, start)
     places = [*given, *([start] if start else [])]
     check_folder(output, _MARK, places, store=store, overwrite=overwrite)
     together = with_origin(given, start)
     models = together.subset(range(len(together) - len(given), len(together)))
-    _check_models(models)
     planned = plan(models, pairs=pairs, orders=orders, seed=seed, integers=integers)
-    found = evaluating.load(task)
-    _check_splits(splits, found)
+    data = evaluating.load(task)
+    looked_at(data, splits, samples=samples)
     with screen.watching_bytes("reading", len(together) * together.layout.nbytes) as advance:
         together.hash_all(advance)
-    positions = Positions.of(together)
+        positions = Positions.of(together)
     positions.check_apart()
-    screen.remark_all(caveats_of(found))
+
+    def said(known: Store) -> Said:
+        evaluator = evaluating.evaluator(data, store=known, watch=unwatched)
+        return Said(evaluator, splits, samples=samples, bn=bn, seed=seed)
+
     if dry_run:
         with _looking(store, output) as known:
-            evaluator = evaluating.evaluator(found, store=known, watch=unwatched)
-            chosen = compared_on(evaluator, splits)
-            cost = _Cost.of(planned, chosen, missing(planned, evaluator, chosen))
+            cost = _Cost.of(planned, said(known))
         if as_json:
             screen.print_json({"output": str(output), **asdict(cost)})
         else:
             screen.say(f"would compare {cost} into {output}")
         return
-    with working(output, _MARK, found, store=store) as work:
-        evaluator = evaluating.evaluator(found, store=work.store, watch=unwatched)
-        chosen = compared_on(evaluator, splits)
-        cost = _Cost.of(planned, chosen, missing(planned, evaluator, chosen))
-        screen.remark(f"comparing {cost}")
-        compared = compare(
-            planned, evaluator, positions, splits=chosen, bn=bn, seed=seed, watch=screen.watching
-        )
-        record = {
-            **header(evaluator, command=shlex.join(["ladle", *sys.argv[1:]])),
-            **comparison_record(compared, start),
-        }
+    with working(output, _MARK, data, store=store) as work:
+        asked = said(work.store)
+        top = header(asked.evaluator, command=shlex.join(["ladle", *sys.argv[1:]]))
+        screen.remark_all(top["caveats"])
+        screen.remark(f"comparing {_Cost.of(planned, asked)}")
+        compared = compare(planned, asked, positions, watch=screen.watching)
+        record = {**top, **comparison_record(compared, start)}
         work.publish(record)
     if as_json:
         screen.print_json({"output": str(output), "comparison": record})
         return
     comparisons.show(record)
-    screen.say(f"\nThe record: {output / _MARK}")
+    screen.say(f"-> {output}")
 
 
 @dataclass(frozen=True)
@@ -157,38 +158,31 @@ class _Cost:
     known: int
 
     @classmethod
-    def of(cls, planned: Plan, splits: Sequence[Split], missing: int) -> _Cost:
-        soups, names = len(planned.soups), tuple(split.name for split in splits)
-        evaluations = soups * len(splits)
+    def of(cls, planned: Plan, said: Said) -> _Cost:
+        evaluations = len(planned.soups) * len(said.splits)
         return cls(
             models=len(planned.pool),
             pairs=len(planned.pairs),
-            soups=soups - len(planned.pool),
-            splits=names,
-            examples=sum(map(len, splits)),
+            soups=len(planned.soups) - len(planned.pool),
+            splits=tuple(split.name for split in said.splits),
+            examples=said.examples,
             evaluations=evaluations,
-            known=evaluations - missing,
+            known=evaluations - said.missing(planned),
         )
 
     def __str__(self) -> str:
         return (
-            f"{self.models} models and {self.pairs} pairs of them: {self.models} + {self.soups} "
-            f"soups on {', '.join(self.splits)} ({self.examples:,} examples) are "
-            f"{self.evaluations:,} evaluations, {self.known:,} of which are in the store"
+            f"{self.models} models in {self.pairs} pairs: {self.models} + {self.soups} soups on "
+            f"{', '.join(self.splits)} ({self.examples:,} examples) are {self.evaluations:,} "
+            f"evaluations, {self.known:,} of which are in the store"
         )
 
 
-def _check_models(models: Pool) -> None:
-    from ladle.checkpoint import AdapterCheckpoint
+def _check_models(models: Pool, base: Ingredient | None) -> None:
+    from ladle.soup import is_adapter
 
-    if any(isinstance(one.checkpoint, AdapterCheckpoint) for one in models):
+    if base is None and any(is_adapter(one.checkpoint) for one in models):
         raise BadInput("an adapter is no model without its base; give it with --base")
-
-
-def _check_splits(names: Sequence[str], task: Task) -> None:
-    unknown = [name for name in names if name not in task.splits]
-    if unknown:
-        raise BadInput(f"--split {unknown[0]!r}: task {task.name} has {', '.join(task.splits)}")
 
 
 @contextmanager

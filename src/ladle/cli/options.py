@@ -14,7 +14,7 @@ import click
 from ladle.cli import screen
 
 if TYPE_CHECKING:
-    from ladle.evaluate import Evaluator, Watch
+    from ladle.evaluate import Evaluator
     from ladle.soup import Gathered, Ingredient, Pool
     from ladle.tasks import Task
 
@@ -54,6 +54,14 @@ output = click.option(
     type=click.Path(path_type=Path),
     callback=home,
     help="A folder, or a file that ends in .safetensors, .pt, .pth, .ckpt or .pth.tar.",
+)
+folder = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=home,
+    help="A new folder.",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that ladle wrote.")
 dry_run = click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -210,8 +218,8 @@ class Evaluating:
         find_device(self.device)
         return load_task(reference, skip_corrupt=self.skip_corrupt)
 
-    def evaluator(self, task: Task, *, watch: Watch = screen.watching, **further: Any) -> Evaluator:
-        """What evaluates on the task, with progress on the screen, evaluation by evaluation."""
+    def evaluator(self, task: Task, **further: Any) -> Evaluator:
+        """What evaluates on the task, with progress on the screen."""
         from ladle.evaluate import Evaluator
 
         return Evaluator(
@@ -220,8 +228,7 @@ class Evaluating:
             batch_size=self.batch_size,
             amp=self.amp,
             channels_last=self.channels_last,
-            watch=watch,
-            **further,
+            **{"watch": screen.watching, **further},
         )
 
 

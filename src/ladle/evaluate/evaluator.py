@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.evaluate.course import Course, Tally
+from ladle.evaluate.relatives import Relatives
 from ladle.evaluate.store import Store
 from ladle.foreign import running
-from ladle.predictions import Array, EnsembleScores, Predictions
+from ladle.predictions import Array, EnsembleScores, ExampleNumbers, Predictions
 from ladle.soup import Policy, Pool, Soup, Verdict, reaches
 from ladle.tasks import Advance, PredictsSome, Split, Task, no_progress
 
@@ -81,7 +83,8 @@ class Evaluator:
         self._courses: dict[str, Course] = {}
         self._whole: set[str] = set()  # What was measured in the usual batches.
         self._live: tuple[nn.Module, torch.device] | None = None
-        self._loaded: str | None = None
+        self._loaded: Soup | None = None
+        self._relatives: Relatives | None = None
         self._lock = threading.Lock()
 
     def __call__(self, soup: Soup) -> float:
@@ -228,9 +231,52 @@ class Evaluator:
                     self.store.keep_logits(*key, logits)
         return Predictions(split, logits, examples.labels)
 
-    def has(self, soup: Soup, split: str) -> bool:
-        """Whether `predict` finds its answer in the store."""
-        return self.store.logits(*self._key(soup, self.task.splits[split])) is not None
+    def predict_some(self, soup: Soup, split: str, examples: ExampleNumbers) -> Predictions:
+        """What the soup says about some examples of a split, by their rising numbers (n,).
+
+        Kept apart from what it says about all: in the last bits, logits depend on the batches.
+
+        Raises:
+            BadInput: the task cannot predict some examples alone.
+            BadTask, LayoutMismatch: see `predict`.
+        """
+        task = self.task
+        if split not in task.splits or len(examples) == len(task.splits[split]):
+            return self.predict(soup, split)
+        if not isinstance(task, PredictsSome):
+            raise BadInput(
+                f"task {task.name!r} cannot predict some examples alone: it lacks `arranged` or "
+                "`predict_some`; add them, or let all examples be seen"
+            )
+        whole = task.splits[split]
+        with self._lock:
+            rows = self._known(soup, whole, examples)
+            if rows is None:
+                rows = self._run_some(task, soup, whole, examples)
+                self.store.keep_logits(*self._key_of_some(soup, whole, examples), rows)
+        return Predictions(split, rows, whole.labels[examples])
+
+    def knows(self, soup: Soup, split: str, examples: ExampleNumbers | None = None) -> bool:
+        """Whether what a soup says of a split, or of some of its examples, is in the store."""
+        return self._known(soup, self.task.splits[split], examples) is not None
+
+    def _known(self, soup: Soup, split: Split, examples: ExampleNumbers | None) -> Array | None:
+        if examples is not None:
+            rows = self.store.logits(*self._key_of_some(soup, split, examples))
+            if rows is not None:
+                return rows
+        whole = self.store.logits(*self._key(soup, split))
+        return whole if whole is None or examples is None else whole[examples]
+
+    def _key_of_some(
+        self, soup: Soup, split: Split, examples: ExampleNumbers
+    ) -> tuple[str, str, str]:
+        digest, task, place = self._key(soup, split)
+        return digest, task, f"{place}/{sha256(examples.astype('<i8').tobytes()).hexdigest()}"
+
+    def sharing(self, pool: Pool) -> None:
+        """Prepare for many soups of a pool: what its ingredients share is loaded only once."""
+        self._relatives = Relatives.of(pool)
 
     def _key(self, soup: Soup, split: Split, course: Course | None = None) -> tuple[str, str, str]:
         """What the store knows predictions by; on a course, those of its first examples, in order.
@@ -247,6 +293,21 @@ class Evaluator:
             )
             logits = np.asarray(said, np.float32)
         return self._projected(logits, split, len(split))
+
+    def _run_some(
+        self, task: PredictsSome, soup: Soup, split: Split, examples: ExampleNumbers
+    ) -> Array:
+        # Of one batch of everything, a task may choose the order, and of two the inner one.
+        near = task.arranged(split.name, examples, batch_size=len(examples))
+        batches = task.arranged(split.name, np.concatenate(near), batch_size=self.batch_size)
+        with self._running(soup, split, len(examples)) as (model, device, advance):
+            said = task.predict_some(model, split.name, batches, device=device)
+            found = []
+            for batch, rows in zip(batches, said, strict=True):
+                found.append(self._projected(np.asarray(rows, np.float32), split, len(batch)))
+                advance(len(batch))
+        # The examples rise, so each belongs where its number would be sorted to.
+        return np.concatenate(found)[np.argsort(np.concatenate(batches), kind="stable")]
 
     def _run_along(self, course: Course, soup: Soup, bar: float, strict: bool) -> Array:
         """Logits of so many of the first examples of a course as settle whether it reaches `bar`.
@@ -272,7 +333,7 @@ class Evaluator:
 
     @contextmanager
     def _running(
-        self, soup: Soup, split: Split
+        self, soup: Soup, split: Split, examples: int | None = None
     ) -> Iterator[tuple[nn.Module, torch.device, Advance]]:
         """The model with the weights of a soup, its device, and progress; for the task's code."""
         import torch
@@ -283,18 +344,23 @@ class Evaluator:
                 model = self.arithmetic.laid_out(self.task.build().to(device).eval())
                 self._live = (model, device)
         model, device = self._live
-        if self._loaded != soup.digest:
-            self._loaded = None
-            soup.load_into(model)
-            self._loaded = soup.digest
+        self._load(soup, model)
         text = f"{' + '.join(soup.members)} on {split.name}"
         with (
-            self.watch(text, len(split)) as advance,
+            self.watch(text, len(split) if examples is None else examples) as advance,
             running(f"task {self.task.name!r} on {split.name}"),
             torch.inference_mode(),
             self.arithmetic.computing(model, device),
         ):
             yield model, device, advance
+
+    def _load(self, soup: Soup, model: nn.Module) -> None:
+        before, self._loaded = self._loaded, None
+        if before is None or before.digest != soup.digest:
+            family = self._relatives
+            akin = family is not None and before is not None and family.include(before, soup)
+            soup.load_into(model, only=family.differing if family and akin else None)
+        self._loaded = soup
 
     def _projected(self, logits: Array, split: Split, examples: int) -> Array:
         """Logits of some examples of a split, in its classes."""

@@ -107,7 +107,8 @@ class TextClassification:
             key: as_split(key, value, regression=label_names is None)
             for key, value in examples.items()
         }
-        # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H).
+        # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H), of
+        # all examples or, under another key, of some.
         self._tokens: dict[str, PackedTokens] = {}
         self._states: dict[str, Tensor] = {}
 
@@ -187,7 +188,7 @@ class TextClassification:
     ) -> Generator[Array, None, None]:
         """Logits (B, C) of `model`, which is put in eval mode, batch by batch."""
         tokens = self._tokens_of(split)
-        states = self._states_of(split) if self._has_our_trunk(model) else None
+        states = self._states_of(split, batches) if self._has_our_trunk(model) else None
         model.eval()
         for batch in batches:
             inputs = self._inputs(tokens, states, [tokens.rows(i) for i in batch.tolist()])
@@ -350,24 +351,33 @@ class TextClassification:
     # They are kept, so they must not depend on how the first evaluation computes.
     @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     @torch.no_grad()
-    def _states_of(self, split: str) -> Tensor | None:
+    def _states_of(self, split: str, needed: Sequence[ExampleNumbers] = ()) -> Tensor | None:
         """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids.
 
-        None when nothing is frozen.
+        None when nothing is frozen. Where some examples are `needed` alone, the rows of the others
+        mean nothing.
         """
         if self._cut is None:
             return None
-        if split not in self._states:
-            tokens = self._tokens_of(split)
+        tokens = self._tokens_of(split)
+        some = np.unique(np.concatenate(needed)) if needed else np.arange(len(tokens))
+        # Kept apart from those of the whole split, which differ in the last bits: what is said
+        # must not depend on what was asked before.
+        key = (
+            split
+            if len(some) == len(tokens)
+            else f"{split}/{hashlib.sha256(some.tobytes()).hexdigest()}"
+        )
+        if key not in self._states:
             lower = self._cut.lower(self._base)
             states = torch.empty(len(tokens.ids), self._base.config.hidden_size)
-            for batch in tokens.by_length(64):
+            for batch in tokens.by_length(64, torch.from_numpy(some)):
                 rows = [tokens.rows(i) for i in batch.tolist()]
                 inputs = self._inputs(tokens, None, rows)
                 output = lower(**inputs).last_hidden_state
                 states[torch.cat(rows)] = output[inputs["attention_mask"].bool()]
-            self._states[split] = states
-        return self._states[split]
+            self._states[key] = states
+        return self._states[key]
 
     def _stops_at_trunk(self, model: nn.Module) -> bool:
         """Whether gradients go no further down than to what the frozen part says."""

@@ -3,7 +3,7 @@
 from ladle.analysis.basins import Basins, require_scipy
 from ladle.analysis.comparison import Agreement, Comparison, agreement, compare
 from ladle.analysis.comparison_record import comparison_record
-from ladle.analysis.folder import check_folder, header, working
+from ladle.analysis.folder import check_folder, header, looking, working
 from ladle.analysis.growth import Grown, Size
 from ladle.analysis.landscape import Grid, Ground, Landscape, Path, Place, beyond, lay_out
 from ladle.analysis.measures import Group, Measure, Measured, groups_of, measures_of
@@ -49,6 +49,7 @@ __all__ = [
     "header",
     "lay_out",
     "looked_at",
+    "looking",
     "measures_of",
     "plan",
     "require_scipy",

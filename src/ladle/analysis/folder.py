@@ -105,6 +105,24 @@ def working(output: Path, mark: Mark, task: Task, *, store: Path | None = None) 
             opened.close()
 
 
+@contextmanager
+def looking(output: Path, task: Task, *, store: Path | None = None) -> Iterator[Store]:
+    """The store that `working` would go on from, to see what it has; nothing is made.
+
+    Raises:
+        BadInput: the store knows other tasks only.
+    """
+    places = [store] if store else [part_of(output) / _STORE, output / _STORE]
+    place = next((place for place in places if place.is_file()), None)
+    opened = Store(place)
+    try:
+        if place:
+            _check_task(opened, place, task)
+        yield opened
+    finally:
+        opened.close()
+
+
 def _check_task(store: Store, path: Path, task: Task) -> None:
     known = store.tasks()
     # Behind the digest may stand how the model computed.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,7 +92,7 @@ def command(
         compare,
         comparison_record,
         header,
-        looked_at,
+        looking,
         plan,
         require_scipy,
         with_origin,
@@ -112,18 +110,19 @@ def command(
     models = together.subset(range(len(together) - len(given), len(together)))
     planned = plan(models, pairs=pairs, orders=orders, seed=seed, integers=integers)
     data = evaluating.load(task)
-    looked_at(data, splits, samples=samples)
+
+    def said(known: Store | None) -> Said:
+        evaluator = evaluating.evaluator(data, store=known, watch=unwatched)
+        return Said(evaluator, splits, samples=samples, bn=bn, seed=seed)
+
+    said(None)  # Flags that do not fit the task are told before anything is read.
     with screen.watching_bytes("reading", len(together) * together.layout.nbytes) as advance:
         together.hash_all(advance)
         positions = Positions.of(together)
     positions.check_apart()
 
-    def said(known: Store) -> Said:
-        evaluator = evaluating.evaluator(data, store=known, watch=unwatched)
-        return Said(evaluator, splits, samples=samples, bn=bn, seed=seed)
-
     if dry_run:
-        with _looking(store, output) as known:
+        with looking(output, data, store=store) as known:
             cost = _Cost.of(planned, said(known))
         if as_json:
             screen.print_json({"output": str(output), **asdict(cost)})
@@ -183,17 +182,3 @@ def _check_models(models: Pool, base: Ingredient | None) -> None:
 
     if base is None and any(is_adapter(one.checkpoint) for one in models):
         raise BadInput("an adapter is no model without its base; give it with --base")
-
-
-@contextmanager
-def _looking(store: Path | None, output: Path) -> Iterator[Store]:
-    """The store that a run would go on from, if there is one; nothing is made."""
-    from ladle.evaluate import Store
-    from ladle.files import part_of
-
-    places = [store] if store else [part_of(output) / "ladle.sqlite", output / "ladle.sqlite"]
-    opened = Store(next((place for place in places if place.is_file()), None))
-    try:
-        yield opened
-    finally:
-        opened.close()

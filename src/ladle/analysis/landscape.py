@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -293,8 +294,9 @@ def lay_out(
     """
     if len(models) > 3 or len(models) + (base is not None) < 2:
         raise BadInput(
-            f"{len(models)} models are no landscape; give two for the path between them, three, or "
-            "two and --base, for the plane, and mark others with --mark"
+            f"{len(models)} checkpoint{'s are' if len(models) > 1 else ' is'} no landscape; give "
+            "two for the path between them, three, or two and --base, for the plane, and mark "
+            "others with --mark"
         )
     if base is None and any(is_adapter(one.checkpoint) for one in (*models, *marks)):
         raise BadInput("an adapter is no model without its base; give it with --base")
@@ -325,12 +327,12 @@ def _on_path(corners: int, i: int, j: int, t: Fraction) -> Shares:
 
 def _named_apart(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
     """With names of their own, for marks were gathered apart from the models."""
-    taken: set[str] = set()
+    count: Counter[str] = Counter()
     found = []
     for one in ingredients:
-        name = one.name if one.name not in taken else str(one.checkpoint.path)
-        taken.add(name)
-        found.append(replace(one, name=name))
+        count[one.name] += 1
+        again = count[one.name]
+        found.append(replace(one, name=f"{one.name} ({again})") if again > 1 else one)
     return found
 
 

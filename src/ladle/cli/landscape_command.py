@@ -108,11 +108,8 @@ def command(
 
     wanted = Grid(*grid, margin)
     found = opening.gather(inputs, quietly=True, within=False)
-    if len(found.ingredients) + (base is not None) < 2:
-        why = f" ({'; '.join(found.remarks)})" if found.remarks else ""
-        raise BadInput(
-            f"one model is no landscape{why}; give two for the path between them, or one and --base"
-        )
+    if found.repeated:
+        raise BadInput(f"{'; '.join(found.repeated)}, and a landscape needs different models")
     for text in found.remarks:
         screen.remark(text)
     pool = Pool.of(found.ingredients, found.remarks)

@@ -1,7 +1,8 @@
 """Why soups work: landscapes and comparisons, as arrays and dataclasses; drawing is apart."""
 
 from ladle.analysis.folder import check_folder, header, working
-from ladle.analysis.landscape import Grid, Ground, Landscape, Path, Place, beyond, lay_out
+from ladle.analysis.ground import Grid, Ground, lay_out
+from ladle.analysis.landscape import Landscape, Path, Place, beyond
 from ladle.analysis.measures import Group, Measure, Measured, groups_of, measures_of
 from ladle.analysis.plane import Plane
 from ladle.analysis.positions import Positions, with_origin

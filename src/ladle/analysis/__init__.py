@@ -4,8 +4,9 @@ from ladle.analysis.basins import Basins, require_scipy
 from ladle.analysis.comparison import Agreement, Comparison, agreement, compare
 from ladle.analysis.comparison_record import comparison_record
 from ladle.analysis.folder import check_folder, header, looking, working
+from ladle.analysis.ground import Grid, Ground, lay_out
 from ladle.analysis.growth import Grown, Size
-from ladle.analysis.landscape import Grid, Ground, Landscape, Path, Place, beyond, lay_out
+from ladle.analysis.landscape import Landscape, Path, Place, beyond
 from ladle.analysis.measures import Group, Measure, Measured, groups_of, measures_of
 from ladle.analysis.pairs import Pair, PairOnSplit
 from ladle.analysis.plan import Plan, plan

@@ -45,7 +45,7 @@ def barrier(t: Sequence[float], values: Float64, *, higher_is_better: bool) -> B
     steps = np.asarray(t)
     inside = (steps >= 0) & (steps <= 1)
     steps, found = steps[inside], values[inside]
-    expected = found[0] + steps * (found[-1] - found[0])
+    expected = (1 - steps) * found[0] + steps * found[-1]  # At both ends exactly.
     excess = (expected - found) if higher_is_better else (found - expected)
     if not np.isfinite(excess).all():
         return Barrier(None, None)

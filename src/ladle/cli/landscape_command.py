@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from ladle.cli import evaluations, options, screen
 from ladle.errors import BadInput
@@ -108,11 +108,8 @@ def command(
 
     wanted = Grid(*grid, margin)
     found = opening.gather(inputs, quietly=True, within=False)
-    if len(found.ingredients) + (base is not None) < 2:
-        why = f" ({'; '.join(found.remarks)})" if found.remarks else ""
-        raise BadInput(
-            f"one model is no landscape{why}; give two for the path between them, or one and --base"
-        )
+    if found.repeated:
+        raise BadInput(f"{'; '.join(found.repeated)}, and a landscape needs different models")
     for text in found.remarks:
         screen.remark(text)
     pool = Pool.of(found.ingredients, found.remarks)
@@ -219,18 +216,23 @@ def _of(rows: Sequence[Row], shown: Sequence[tuple[str, str]]) -> list[Row]:
 
 def _best(curve: Row, record: Row) -> tuple[str, str, str]:
     """The best value of a curve that is finite, where it is, and its standard error."""
-    values = np.atleast_2d(np.array(curve["values"], np.float64))
-    signed = values if curve["higher_is_better"] else -values
-    if not np.isfinite(values).any():
+    plane = record["kind"] == "plane"
+    rows = curve["values"] if plane else [curve["values"]]
+    errors = curve["standard_error"] if plane else [curve["standard_error"]]
+    sign = 1 if curve["higher_is_better"] else -1
+    found = [
+        (sign * value, i, j)
+        for i, row in enumerate(rows)
+        for j, value in enumerate(row)
+        if math.isfinite(value)
+    ]
+    if not found:
         return "-", "-", "-"
-    i, j = np.unravel_index(
-        int(np.nanargmax(np.where(np.isfinite(signed), signed, np.nan))), values.shape
-    )
-    at = (record["a"][j], record["b"][i]) if record["kind"] == "plane" else (record["t"][j],)
-    errors = curve["standard_error"]
-    error = None if errors is None else float(np.atleast_2d(errors)[i, j])
+    best, i, j = max(found)
+    at = (record["a"][j], record["b"][i]) if plane else (record["t"][j],)
+    error = errors[i][j] if curve["standard_error"] else None
     place = ", ".join(f"{one:.2f}" for one in at)
-    return _number(curve, float(values[i, j])), place, _number(curve, error)
+    return _number(curve, sign * best), place, _number(curve, error)
 
 
 def _number(row: Row, value: float | None) -> str:

@@ -21,13 +21,13 @@ from ladle.evaluate import (
     arrays_of,
     best_by_held_out,
     caveats_of,
-    check_place,
+    check_store,
     contestant,
     ensemble_of,
     judge,
     unwatched,
 )
-from ladle.files import check_room, claimed, part_of
+from ladle.files import check_room, claimed
 from ladle.report import write_report
 from ladle.soup import (
     Evaluate,
@@ -159,24 +159,6 @@ def _know_written(soup: Soup, output: Path, kitchen: Kitchen) -> None:
         store.keep_as(soup.digest, uniform_soup(model).digest)
     finally:
         store.close()
-
-
-def check_store(store: Path | None, output: Path) -> None:
-    """Check that a store can be shared by commands, and does not go where an output goes.
-
-    Raises:
-        BadInput: it is, or lies in, the output or its `.part`, or its folder does not exist.
-    """
-    if store is None:
-        return
-    place = store.resolve()
-    for taken in (output.resolve(), part_of(output.resolve())):
-        if taken == place or taken in place.parents:
-            raise BadInput(
-                f"--store {store} would be replaced with the output {output}; leave it out, for "
-                "the output has a store of its own, or name another"
-            )
-    check_place(store)
 
 
 def _chosen_and_judged(

@@ -12,12 +12,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 from ladle.errors import NoSpace, OutputExists
 
-_MARK = "soup.json"
-"""A folder with this was written by `average` or `cook`, which may replace it."""
+Mark = Literal["soup.json", "landscape.json", "comparison.json"]
+"""Lies in every finished output and tells what it is, so that no command replaces another's."""
 
 _CLAIM = ".ladle-at-work"
 """Lies in every unfinished output; the command that works on it holds a lock on it."""
@@ -47,11 +47,16 @@ def part_of(path: Path) -> Path:
 
 
 def refuse_existing(
-    path: Path, *, overwrite: bool, is_file: bool = False, is_ours: bool = False
+    path: Path,
+    *,
+    overwrite: bool,
+    is_file: bool = False,
+    is_ours: bool = False,
+    mark: Mark = "soup.json",
 ) -> None:
     """Check that `path` may be written, as a file or a folder, before any work is done.
 
-    What is there is replaced only if ladle wrote it: a folder tells by itself, of a file
+    What is there is replaced only if ladle wrote it: a folder tells by its `mark`, of a file
     `is_ours` tells.
 
     Raises:
@@ -69,10 +74,10 @@ def refuse_existing(
             f"{path} is a {'folder' if path.is_dir() else 'file'}, which --overwrite does not "
             f"replace by a {'file' if is_file else 'folder'}; name another --output"
         )
-    if not (is_ours if is_file else (path / _MARK).is_file()):
+    if not (is_ours if is_file else (path / mark).is_file()):
         raise OutputExists(
-            f"{path} is no soup that ladle wrote, so --overwrite does not replace it; remove it "
-            "yourself or name another --output"
+            f"{path} is no {mark.removesuffix('.json')} that ladle wrote, so --overwrite does not "
+            "replace it; remove it yourself or name another --output"
         )
 
 
@@ -253,7 +258,7 @@ def _recover(path: Path) -> None:
     old = _old(path)
     if not os.path.lexists(old):
         return
-    if os.path.lexists(path) or not (old / _MARK).is_file():
+    if os.path.lexists(path) or not any((old / mark).is_file() for mark in get_args(Mark)):
         _remove(old)
     else:
         old.rename(path)
@@ -264,7 +269,8 @@ def _remove(old: Path) -> None:
         old.unlink()
         return
     # The mark first: a folder without it was being removed, and is not brought back.
-    (old / _MARK).unlink(missing_ok=True)
+    for mark in get_args(Mark):
+        (old / mark).unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -396,7 +396,8 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
     assert process.returncode == 130
     assert stdout == ""
     assert (
-        stderr.strip() == "ladle: interrupted; cook, sweep and demo go on from here when run again"
+        stderr.strip() == "ladle: interrupted; "
+        "cook, sweep, landscape and demo go on from here when run again"
     )
     assert (pair / "s.part" / "ladle.sqlite").is_file()
     assert not (pair / "s").exists()

@@ -213,7 +213,7 @@ def test_batches_say_what_they_say_alone(
     films: tuple[TextClassification, Pool],
     pictures: tuple[ImageClassification, Pool],
 ) -> None:
-    """Whatever batches went before, and whether or not others follow; to the last bit."""
+    """Whatever batches went before, and whether or not others are looked at; to the last bit."""
     task, pool = pictures if kind == "image" else films
     if kind == "text":
         task = text_task(freeze=0)
@@ -226,7 +226,9 @@ def test_batches_say_what_they_say_alone(
     together = list(task.predict_some(model, "held-out", batches, device=CPU))
     whole = task.predict(model, "held-out", device=CPU, batch_size=16)
     for i in (0, 7, len(batches) - 1):
-        alone = next(task.predict_some(model, "held-out", batches[i:], device=CPU))
+        # Of the same examples, whatever comes first and wherever one stops.
+        others = [*batches[i:], *batches[:i]]
+        alone = next(task.predict_some(model, "held-out", others, device=CPU))
         assert alone.dtype == np.float32
         assert np.array_equal(alone, together[i])
         np.testing.assert_allclose(alone, whole[batches[i]], rtol=1e-4, atol=1e-4)

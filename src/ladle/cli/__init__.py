@@ -18,7 +18,18 @@ import click
 from ladle import __version__
 from ladle.errors import LadleError
 
-_COMMANDS = ("inspect", "check", "average", "cook", "evaluate", "sweep", "report", "demo")
+_COMMANDS = (
+    "inspect",
+    "check",
+    "average",
+    "cook",
+    "evaluate",
+    "sweep",
+    "landscape",
+    "compare",
+    "report",
+    "demo",
+)
 
 
 class _Commands(click.Group):
@@ -64,7 +75,10 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted; cook, sweep and demo go on from here when run again", 130)
+        return _complain(
+            "interrupted; cook, sweep, landscape, compare and demo go on from here when run again",
+            130,
+        )
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

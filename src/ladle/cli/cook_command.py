@@ -75,7 +75,8 @@ def command(
 
     Killed or interrupted, the same command goes on where it stopped.
     """
-    from ladle.cook import Kitchen, check_store, cook
+    from ladle.cook import Kitchen, cook
+    from ladle.evaluate import check_store
     from ladle.recipes import OF_TASKS
     from ladle.report import verdict
     from ladle.soup.output import WriteOptions, check_output, is_file_output
@@ -99,7 +100,7 @@ def command(
         )
     if score is not None and bn == "recalibrate":
         raise BadInput("--bn recalibrate needs the training data of a --task")
-    start = _base(base, inputs)
+    start = options.start(base, inputs)
     found = opening.gather(inputs)
     pool = _models(_pool(found), start, task)
     supplied: dict[str, Any] = {"base": start, "seed": seed, "integers": integers}
@@ -247,12 +248,3 @@ def _black_box(score: str, model: str | None, metric: str | None, mode: Any) -> 
         )
 
     return open_evaluate
-
-
-def _base(given: str | Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
-    from ladle.checkpoint import open_checkpoint
-    from ladle.soup import Ingredient
-
-    if given is None and len(inputs) == 1 and (Path(inputs[0]) / "sweep.json").is_file():
-        given = Path(inputs[0]) / "base"
-    return None if given is None else Ingredient("base", open_checkpoint(given))

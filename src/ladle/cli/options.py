@@ -58,6 +58,14 @@ output = click.option(
     callback=home,
     help="A folder, or a file that ends in .safetensors, .pt, .pth, .ckpt or .pth.tar.",
 )
+folder = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=home,
+    help="A new folder.",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that ladle wrote.")
 dry_run = click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 seed = click.option("--seed", type=int, default=0, show_default=True)
@@ -234,8 +242,7 @@ class Evaluating:
             batch_size=self.batch_size,
             amp=self.amp,
             channels_last=self.channels_last,
-            watch=screen.watching_one,
-            **further,
+            **{"watch": screen.watching_one, **further},
         )
 
 
@@ -294,6 +301,16 @@ class Crew:
                 tell=screen.remark,
             ) as workers:
                 yield workers
+
+
+def start(base: str | Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
+    """What the checkpoints were fine-tuned from: as given, or what a sweep's folder has."""
+    from ladle.checkpoint import open_checkpoint
+    from ladle.soup import Ingredient
+
+    if base is None and len(inputs) == 1 and (Path(inputs[0]) / "sweep.json").is_file():
+        base = Path(inputs[0]) / "base"
+    return None if base is None else Ingredient("base", open_checkpoint(base))
 
 
 def _as_one(

@@ -27,7 +27,7 @@ from ladle.errors import BadInput, BadTask, LadleError
 from ladle.evaluate import Bar, Dropped, Evaluator, HereForward, Progress
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.predictions import Array, ExampleNumbers
-from ladle.soup import Soup
+from ladle.soup import Pool, Soup
 from ladle.tasks import PredictsInBatches, Task
 
 if TYPE_CHECKING:
@@ -58,6 +58,15 @@ class Size:
 
     cpus: float = 1
     gpus: float = 0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some batches of a split, counted from 0, and their examples in order."""
+
+    begin: int
+    end: int
+    examples: ExampleNumbers
 
 
 class Workers:
@@ -153,24 +162,25 @@ class Workers:
             advance(len(logits))
         return logits
 
-    def _pieces(self, split: str) -> list[list[ExampleNumbers]]:
-        """A split in runs of the batches that it is predicted in; one if nobody could help."""
+    def _pieces(self, split: str) -> list[_Piece]:
+        """A split in runs of the batches that it is predicted in; none where nobody could help."""
         if not isinstance(self._task, PredictsInBatches) or self.count == 1:
             return []
         batches = self._task.in_batches(split, batch_size=self._settings.batch_size)
-        ends = np.cumsum([len(batch) for batch in batches])
-        pieces: list[list[ExampleNumbers]] = [
-            [] for _ in range(int(ends[-1] - 1) // self._piece + 1)
-        ]
-        for batch, end in zip(batches, ends, strict=True):
-            pieces[(end - 1) // self._piece].append(batch)
-        return [piece for piece in pieces if piece]
+        found: list[_Piece] = []
+        begun, size = 0, 0
+        for number, batch in enumerate(batches, 1):
+            size += len(batch)
+            if size >= self._piece or number == len(batches):
+                found.append(_Piece(begun, number, np.concatenate(batches[begun:number])))
+                begun, size = number, 0
+        return found
 
     def _shared_out(
         self,
         soup: Soup,
         split: str,
-        pieces: Sequence[Sequence[ExampleNumbers]],
+        pieces: Sequence[_Piece],
         advance: Callable[[int], None],
         is_dropped: Callable[[], bool],
     ) -> Array:
@@ -179,13 +189,12 @@ class Workers:
         Each of them merges the soup anew, so none does that is wanted elsewhere.
         """
         waiting = deque(pieces)
-        examples = len(self._task.splits[split])
 
-        def take(*, only_idle: bool) -> list[tuple[Sequence[ExampleNumbers], Array]]:
-            taken: list[tuple[Sequence[ExampleNumbers], Array]] = []
+        def take(*, only_idle: bool) -> list[tuple[_Piece, Array]]:
+            taken: list[tuple[_Piece, Array]] = []
             while waiting:
                 piece = waiting.popleft()
-                asked = ("along", soup, split, piece, None)
+                asked = ("piece", soup, split, piece.begin, piece.end)
                 try:
                     rows: Array = self._ask(*asked, is_dropped=is_dropped, only_idle=only_idle)
                 except queue.Empty:
@@ -194,23 +203,25 @@ class Workers:
                 advance(len(rows))
                 taken.append((piece, rows))
                 if not only_idle:
-                    helping.extend(
-                        helpers.submit(take, only_idle=True)
-                        for _ in range(min(self._idle.qsize(), len(waiting)))
-                    )
+                    help_if_idle()
             return taken
 
-        helping: list[Future[list[tuple[Sequence[ExampleNumbers], Array]]]] = []
+        helping: list[Future[list[tuple[_Piece, Array]]]] = []
         with ThreadPoolExecutor(self.count, thread_name_prefix="ladle-pieces") as helpers:
-            helping.extend(helpers.submit(take, only_idle=True) for _ in range(self._idle.qsize()))
+
+            def help_if_idle() -> None:
+                wanted = min(self._idle.qsize(), len(waiting))
+                helping.extend(helpers.submit(take, only_idle=True) for _ in range(wanted))
+
+            help_if_idle()
             said = take(only_idle=False)
             for helper in helping:
                 said += helper.result()
             # Who found nobody idle has put back what it was to ask.
             said += take(only_idle=False)
-        logits = np.empty((examples, said[0][1].shape[1]), np.float32)
+        logits = np.empty((len(self._task.splits[split]), said[0][1].shape[1]), np.float32)
         for piece, rows in said:
-            logits[np.concatenate(piece)] = rows
+            logits[piece.examples] = rows
         return logits
 
     def along(
@@ -232,6 +243,9 @@ class Workers:
     def statistics(self, soup: Soup, names: Collection[str], *, seed: int) -> dict[str, Tensor]:
         found = self._ask("statistics", soup, list(names), seed, is_dropped=lambda: False)
         return cast("dict[str, Tensor]", found)
+
+    def sharing(self, pool: Pool) -> None:
+        """Nothing: each worker loads all of a soup."""
 
     def share(self, value: T) -> Callable[[], T]:
         """See `Crew`."""
@@ -455,6 +469,14 @@ class _Worker:
 
     def _predict(self, ticket: str, soup: Soup, split: str) -> Array:
         return self._here.predict(soup, split, **self._watched(ticket))
+
+    def _piece(self, ticket: str, soup: Soup, split: str, begin: int, end: int) -> Array:
+        here = self._here
+        task = cast(PredictsInBatches, cast(Evaluator, self._evaluator).task)
+        batches = task.in_batches(split, batch_size=self._settings.batch_size)
+        # Of all batches, for what is said may depend on which examples there are.
+        ordered = [*batches[begin:end], *batches[:begin], *batches[end:]]
+        return here.along(soup, split, ordered, None, first=end - begin, **self._watched(ticket))
 
     def _along(
         self,

@@ -14,7 +14,7 @@ from ladle.evaluate.judge import (
     judge,
 )
 from ladle.evaluate.model import Bar, Dropped, Forward, HereForward, Progress, find_device
-from ladle.evaluate.store import Store, arrays_of, check_place
+from ladle.evaluate.store import Store, arrays_of, check_store
 
 __all__ = [
     "MEAN_OF_SHIFTS",
@@ -33,7 +33,7 @@ __all__ = [
     "arrays_of",
     "best_by_held_out",
     "caveats_of",
-    "check_place",
+    "check_store",
     "chosen_by",
     "command_identity",
     "contestant",

@@ -128,8 +128,9 @@ class BatchNormTaster:
         return self._evaluator.gradients(pool, integers=integers)
 
     def settled(self, soup: Soup) -> Soup:
-        """The soup with the statistics that it was scored with."""
-        return replace(soup, statistics=self._settle(soup)[0])
+        """The soup with the statistics that it was scored with; scored only if it has a choice."""
+        ways = self._ways(replace(soup, statistics=None))
+        return ways[0] if len(ways) == 1 else replace(soup, statistics=self._settle(soup)[0])
 
     def describe(self, soup: Soup) -> dict[str, Any] | None:
         """What was done about the statistics of a soup, for the record; None without any."""

@@ -6,18 +6,19 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladle.errors import BadTask
+from ladle.errors import BadInput, BadTask
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.evaluate.course import Course, Tally
 from ladle.evaluate.memory import Key, Memory, Turns
 from ladle.evaluate.model import Bar, Forward, HereForward
 from ladle.evaluate.store import Store
-from ladle.predictions import Array, EnsembleScores, Predictions
+from ladle.predictions import Array, EnsembleScores, ExampleNumbers, Predictions
 from ladle.soup import Apart, Policy, Pool, Soup, Verdict, reaches
 from ladle.tasks import Advance, PredictsSome, Split, Task, no_progress
 
@@ -261,8 +262,75 @@ class Evaluator:
             self._memory.used.add(key)
         return Predictions(split, logits, examples.labels)
 
-    def _progress(self, soup: Soup, split: Split) -> AbstractContextManager[Advance]:
-        return self.watch(f"{' + '.join(soup.members)} on {split.name}", len(split))
+    def predict_some(self, soup: Soup, split: str, examples: ExampleNumbers) -> Predictions:
+        """What the soup says about some examples of a split, by their rising numbers (n,).
+
+        Kept apart from what it says about all: in the last bits, logits depend on the batches.
+
+        Raises:
+            BadInput: the task cannot predict some examples alone.
+            BadTask, LayoutMismatch: see `predict`.
+        """
+        task = self.task
+        if split not in task.splits or len(examples) == len(task.splits[split]):
+            return self.predict(soup, split)
+        if not isinstance(task, PredictsSome):
+            raise BadInput(
+                f"task {task.name!r} cannot predict some examples alone: it lacks `arranged` or "
+                "`predict_some`; add them, or let all examples be seen"
+            )
+        whole = task.splits[split]
+        key = self._key_of_some(soup, whole, examples)
+        with self._turns(key):
+            rows = self._known(soup, whole, examples)
+            if rows is None:
+                rows = self._run_some(task, soup, whole, examples)
+                self._memory.keep_logits(self.store, key, rows, None)
+            self._memory.used.add(key)
+        return Predictions(split, rows, whole.labels[examples])
+
+    def knows(self, soup: Soup, split: str, examples: ExampleNumbers | None = None) -> bool:
+        """Whether what a soup says of a split, or of some of its examples, is in the store."""
+        return self._known(soup, self.task.splits[split], examples) is not None
+
+    def _known(self, soup: Soup, split: Split, examples: ExampleNumbers | None) -> Array | None:
+        if examples is not None:
+            rows = self.store.logits(*self._key_of_some(soup, split, examples))
+            if rows is not None:
+                return rows
+        whole = self.store.logits(*self._key(soup, split))
+        return whole if whole is None or examples is None else whole[examples]
+
+    def _key_of_some(self, soup: Soup, split: Split, examples: ExampleNumbers) -> Key:
+        digest, task, place = self._key(soup, split)
+        return digest, task, f"{place}/{sha256(examples.astype('<i8').tobytes()).hexdigest()}"
+
+    def _run_some(
+        self, task: PredictsSome, soup: Soup, split: Split, examples: ExampleNumbers
+    ) -> Array:
+        # Of one batch of everything, a task may choose the order, and of two the inner one.
+        near = task.arranged(split.name, examples, batch_size=len(examples))
+        batches = task.arranged(split.name, np.concatenate(near), batch_size=self.batch_size)
+        rows = self.forward.along(
+            soup,
+            split.name,
+            batches,
+            None,
+            progress=self._progress(soup, split, len(examples)),
+            is_dropped=self._memory.is_dropped,
+        )
+        # The examples rise, so each belongs where its number would be sorted to.
+        return rows[np.argsort(np.concatenate(batches), kind="stable")]
+
+    def sharing(self, pool: Pool) -> None:
+        """Prepare for many soups of a pool: what its ingredients share is loaded only once."""
+        self.forward.sharing(pool)
+
+    def _progress(
+        self, soup: Soup, split: Split, examples: int | None = None
+    ) -> AbstractContextManager[Advance]:
+        amount = len(split) if examples is None else examples
+        return self.watch(f"{' + '.join(soup.members)} on {split.name}", amount)
 
     def _key(self, soup: Soup, split: Split, course: Course | None = None) -> Key:
         """What the store knows predictions by; on a course, those of its first examples, in order.

@@ -14,10 +14,11 @@ from ladle.checkpoint.dtypes import AVERAGED, ITEMSIZE
 from ladle.errors import BadInput, BadTask, LadleError
 from ladle.evaluate.arithmetic import Arithmetic
 from ladle.evaluate.course import Tally
+from ladle.evaluate.relatives import Relatives
 from ladle.evaluate.statistics import estimated
 from ladle.foreign import running
 from ladle.predictions import Array, ExampleNumbers
-from ladle.soup import Soup
+from ladle.soup import Pool, Soup
 from ladle.tasks import Advance, PredictsSome, Split, Task, Trainable
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class Forward(Protocol):
         """BatchNorm statistics of these names, estimated on training data: float32, on the CPU."""
         ...
 
+    def sharing(self, pool: Pool) -> None:
+        """Prepare for many soups of a pool: what its ingredients share is loaded only once."""
+        ...
+
     def is_exact_for(self, soup: Soup) -> bool:
         """Whether the model has the soup's weights as a file would, and does not round them anew.
 
@@ -89,7 +94,8 @@ class HereForward:
         self._batch_size = batch_size
         self._arithmetic = arithmetic
         self._live: tuple[nn.Module, torch.device] | None = None
-        self._loaded: str | None = None
+        self._loaded: Soup | None = None
+        self._relatives: Relatives | None = None
         self._lock = threading.Lock()
         # Statistics are estimated in a model of its own, also while a soup is loaded that has them.
         self._estimating: tuple[nn.Module, torch.device] | None = None
@@ -115,7 +121,9 @@ class HereForward:
         *,
         progress: Progress,
         is_dropped: Callable[[], bool],
+        first: int | None = None,
     ) -> Array:
+        """See `Forward`; with `first`, of so many batches alone, as of all of them together."""
         task, examples = self._task, self._task.splits[split]
         if not isinstance(task, PredictsSome):
             raise TypeError(f"task {task.name!r} cannot predict some examples alone")
@@ -124,7 +132,7 @@ class HereForward:
         with self._running(soup, examples, progress, is_dropped) as (model, device, advance):
             said = task.predict_some(model, split, batches, device=device)
             with closing(said):
-                for batch, rows in zip(batches, said, strict=True):
+                for batch, rows in zip(batches[:first], said, strict=first is None):
                     logits = np.asarray(rows, np.float32)
                     seen.append(self._projected(logits, examples, len(batch)))
                     advance(len(batch))
@@ -134,6 +142,9 @@ class HereForward:
                     if not tally.can_reach(bar.score, strict=bar.strict):
                         break
         return np.concatenate(seen)
+
+    def sharing(self, pool: Pool) -> None:
+        self._relatives = Relatives.of(pool)
 
     def statistics(self, soup: Soup, names: Collection[str], *, seed: int) -> dict[str, Tensor]:
         task = self._task
@@ -178,10 +189,7 @@ class HereForward:
             if is_dropped():
                 raise Dropped("nobody waits for this evaluation")
             model, device = self.build()
-            if self._loaded != soup.digest:
-                self._loaded = None
-                soup.load_into(model)
-                self._loaded = soup.digest
+            self._load(soup, model)
             with (
                 progress as advance,
                 running(f"task {self._task.name!r} on {split.name}"),
@@ -195,6 +203,14 @@ class HereForward:
                         raise Dropped("nobody waits for this evaluation")
 
                 yield model, device, advance_if_wanted
+
+    def _load(self, soup: Soup, model: nn.Module) -> None:
+        before, self._loaded = self._loaded, None
+        if before is None or before.digest != soup.digest:
+            family = self._relatives
+            akin = family is not None and before is not None and family.include(before, soup)
+            soup.load_into(model, only=family.differing if family and akin else None)
+        self._loaded = soup
 
     def _projected(self, logits: Array, split: Split, examples: int) -> Array:
         """Logits of some examples of a split, in its classes."""

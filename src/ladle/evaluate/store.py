@@ -14,6 +14,7 @@ from typing import Any
 
 from ladle.errors import BadInput, NoSpace
 from ladle.evaluate.arrays import ArrayFolder, ArrayMemory, Kept
+from ladle.files import part_of
 from ladle.predictions import Array
 
 _VERSION = 2
@@ -43,6 +44,24 @@ def check_place(store: Path) -> None:
         raise BadInput(f"{store.parent} does not exist, so no store can be kept there; make it")
     if store.is_dir():
         raise BadInput(f"the store {store} is a folder; name a file")
+
+
+def check_store(store: Path | None, output: Path) -> None:
+    """Check that a store can be shared by commands, and does not go where an output goes.
+
+    Raises:
+        BadInput: it is, or lies in, the output or its `.part`, or its folder does not exist.
+    """
+    if store is None:
+        return
+    place = store.resolve()
+    for taken in (output.resolve(), part_of(output.resolve())):
+        if taken == place or taken in place.parents:
+            raise BadInput(
+                f"--store {store} would be replaced with the output {output}; leave it out, for "
+                "the output has a store of its own, or name another"
+            )
+    check_place(store)
 
 
 class Store:
@@ -119,6 +138,12 @@ class Store:
                 "SELECT ?, task, split, array, nbytes, crc32 FROM predictions WHERE soup=?",
                 (other, soup),
             )
+
+    def tasks(self) -> set[str]:
+        """What is known of the tasks that there are predictions for: see `Arithmetic.identity`."""
+        with self._lock, _telling(self._path):
+            rows = self._base.execute("SELECT DISTINCT task FROM predictions").fetchall()
+        return {task for (task,) in rows}
 
     def score(self, soup: str, scorer: str) -> float | None:
         """A stored score, NaN where the scorer gave none that is finite, or None."""

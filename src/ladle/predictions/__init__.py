@@ -2,7 +2,12 @@
 
 from ladle.predictions.base import Array, ExampleNumbers, Labels, Predictions
 from ladle.predictions.calibration import fit_temperature, scaled
-from ladle.predictions.ensemble import EnsembleScores, ensemble, greedy_ensemble
+from ladle.predictions.ensemble import (
+    EnsembleScores,
+    ensemble,
+    greedy_ensemble,
+    nested_ensembles,
+)
 from ladle.predictions.metrics import METRICS, InTwoSteps, Metric, accuracy, mean_of
 from ladle.predictions.resampling import compare_by, interval_by
 from ladle.predictions.subset import ClassSubset
@@ -30,5 +35,6 @@ __all__ = [
     "interval_by",
     "mcnemar",
     "mean_of",
+    "nested_ensembles",
     "scaled",
 ]

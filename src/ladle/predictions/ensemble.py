@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,14 +18,26 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     Raises:
         ValueError: the members were not measured on the same examples.
     """
-    first = members[0]
-    for other in members[1:]:
-        if other.split != first.split or not np.array_equal(other.labels, first.labels):
-            raise ValueError(f"predictions of different data: {first.split} and {other.split}")
-    total = np.zeros(first.logits.shape, np.float64)
-    for member in members:
+    (together,) = nested_ensembles(members, [len(members)])
+    return together
+
+
+def nested_ensembles(members: Iterable[Predictions], sizes: Sequence[int]) -> Iterator[Predictions]:
+    """The ensembles of the first members, of these ascending sizes, from one sum of logits.
+
+    Raises:
+        ValueError: the members were not measured on the same examples.
+    """
+    first: Predictions | None = None
+    total = np.zeros((), np.float64)
+    for size, member in enumerate(members, start=1):
+        if first is None:
+            first, total = member, np.zeros(member.logits.shape, np.float64)
+        if member.split != first.split or not np.array_equal(member.labels, first.labels):
+            raise ValueError(f"predictions of different data: {first.split} and {member.split}")
         total += member.logits
-    return Predictions(first.split, (total / len(members)).astype(np.float32), first.labels)
+        if size in sizes:
+            yield Predictions(first.split, (total / size).astype(np.float32), first.labels)
 
 
 class EnsembleScores:

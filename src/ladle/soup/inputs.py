@@ -42,10 +42,14 @@ class _Opened:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Ingredients in order, and remarks on what was left out or chosen."""
+    """Ingredients in order, and remarks on what was left out or chosen.
+
+    `repeated` are those on what was named and left out, for it is another that was named.
+    """
 
     ingredients: tuple[Ingredient, ...]
     remarks: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
 
 
 def open_pool(
@@ -87,6 +91,7 @@ def gather(
     """
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     remarks: list[str] = []
+    repeated: list[str] = []
     opened: list[_Opened] = []
     for one in given:
         named = _named(one, alone=within and len(given) == 1)
@@ -95,7 +100,8 @@ def gather(
         else:
             opened += [_Opened(m, open_checkpoint(m.path, use_ema=use_ema)) for m in named]
     kept, said = choose(
-        [(one.member.run, one.facts, one) for one in _once(opened, remarks)], choice or Choice()
+        [(one.member.run, one.facts, one) for one in _once(opened, remarks, repeated)],
+        choice or Choice(),
     )
     remarks += said
     chosen = [one for _, _, one in kept]
@@ -109,7 +115,7 @@ def gather(
         remarks.append(
             f"EMA weights were taken from {', '.join(averages)}; --no-use-ema takes the others"
         )
-    return Gathered(ingredients, tuple(remarks))
+    return Gathered(ingredients, tuple(remarks), tuple(repeated))
 
 
 def _named(given: str | Path, *, alone: bool) -> list[Member] | None:
@@ -174,8 +180,14 @@ def _is_unfinished(path: Path) -> bool:
     return path.suffix == ".part" or path.parent.suffix == ".part"
 
 
-def _once(opened: Sequence[_Opened], remarks: list[str]) -> list[_Opened]:
+def _once(opened: Sequence[_Opened], remarks: list[str], repeated: list[str]) -> list[_Opened]:
     """Each model once: links to the same files and equal tensors count as one."""
+
+    def leave_out(one: _Opened, remark: str) -> None:
+        remarks.append(remark)
+        if one.found_in is None:
+            repeated.append(remark)
+
     kept: list[_Opened] = []
     by_files: dict[object, Member] = {}
     alikes: dict[bytes, list[_Opened]] = {}
@@ -185,13 +197,13 @@ def _once(opened: Sequence[_Opened], remarks: list[str]) -> list[_Opened]:
         places = tuple(_place(file) for file in checkpoint.files)
         link = by_files.setdefault((places, checkpoint.envelope.key), member)
         if link is not member:
-            remarks.append(f"{member.path} is {link.path} again, and counts once")
+            leave_out(one, f"{member.path} is {link.path} again, and counts once")
             continue
         alike = alikes.setdefault(one.content.fingerprint, [])
         twin = next((o for o in alike if same_tensors(o.checkpoint, checkpoint)), None)
         if twin is not None:
             first = twin.member.path
-            remarks.append(f"{member.path} holds the same tensors as {first}; they count once")
+            leave_out(one, f"{member.path} holds the same tensors as {first}; they count once")
             continue
         alike.append(one)
         kept.append(one)

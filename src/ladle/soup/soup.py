@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ class Soup:
         """The share of each ingredient; None where it differs from tensor to tensor."""
         return self.merge.weights_of()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Equal for soups with the same weights: ingredients by content, merge, policy."""
         return _digest(self.in_fixed_order().content())

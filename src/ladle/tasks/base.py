@@ -145,7 +145,8 @@ class PredictsSome(Protocol):
         """Logits (B, C) of one batch after the other, each computed when it is asked for.
 
         A batch goes through the model as it is, alone: what is said of an example may depend, in
-        the last bits, on the batch that it is in, and on nothing else. Who asks may stop anywhere.
+        the last bits, on the batch that it is in and on which examples are in `batches`, and on
+        nothing else. Who asks may stop anywhere.
         """
         ...
 

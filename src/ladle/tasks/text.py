@@ -110,7 +110,8 @@ class TextClassification:
             key: as_split(key, value, regression=label_names is None)
             for key, value in examples.items()
         }
-        # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H).
+        # Filled when first needed: the tokens of a split, and its trunk's hidden states (T, H), of
+        # all examples or, under another key, of some.
         self._tokens: dict[str, PackedTokens] = {}
         self._states: dict[str, Tensor] = {}
 
@@ -194,7 +195,7 @@ class TextClassification:
     ) -> Generator[Array, None, None]:
         """Logits (B, C) of `model`, which is put in eval mode, batch by batch."""
         tokens = self._tokens_of(split)
-        states = self._states_of(split) if self._has_our_trunk(model) else None
+        states = self._states_of(split, batches) if self._has_our_trunk(model) else None
         model.eval()
         for batch in batches:
             inputs = self._inputs(tokens, states, [tokens.rows(i) for i in batch.tolist()])
@@ -354,23 +355,36 @@ class TextClassification:
         accepted = inspect.signature(self._base.forward).parameters
         return "token_type_ids" in accepted and getattr(self._config, "type_vocab_size", 2) > 1
 
-    def _states_of(self, split: str) -> Tensor | None:
+    def _states_of(self, split: str, needed: Sequence[ExampleNumbers] = ()) -> Tensor | None:
         """What the frozen part of the pre-trained model says, (T, H) float32, packed like ids.
 
-        None when nothing is frozen.
+        None when nothing is frozen. Where some examples are `needed` alone, the rows of the others
+        mean nothing.
         """
         if self._cut is None:
             return None
-        if split not in self._states:
-            pieces = (self._said(split, batches) for batches in self._dealt(split))
-            self._states[split] = self._assembled(split, pieces)
-        return self._states[split]
-
-    def _dealt(self, split: str) -> list[list[list[Tensor]]]:
-        """A split in pieces of some batches, each the rows of its texts; all take about as long."""
         tokens = self._tokens_of(split)
+        some = np.unique(np.concatenate(needed)) if needed else np.arange(len(tokens))
+        is_whole = len(some) == len(tokens)
+        # Kept apart from those of the whole split, which differ in the last bits: what is said
+        # must not depend on what was asked before.
+        key = split if is_whole else f"{split}/{hashlib.sha256(some.tobytes()).hexdigest()}"
+        if key not in self._states:
+            dealt = self._dealt(split, None if is_whole else some)
+            pieces = (self._said(split, batches) for batches in dealt)
+            self._states[key] = self._assembled(split, dealt, pieces)
+        return self._states[key]
+
+    def _dealt(self, split: str, some: ExampleNumbers | None = None) -> list[list[list[Tensor]]]:
+        """A split, or some of it, in pieces of a few batches, each the rows of its texts.
+
+        All pieces take about as long.
+        """
+        tokens = self._tokens_of(split)
+        chosen = None if some is None else torch.from_numpy(some)
         batches = [
-            [tokens.rows(i) for i in batch.tolist()] for batch in tokens.by_length(_STATES_BATCH)
+            [tokens.rows(i) for i in batch.tolist()]
+            for batch in tokens.by_length(_STATES_BATCH, chosen)
         ]
         count = -(-len(batches) // _STATES_BATCHES)
         return [batches[i::count] for i in range(count)]
@@ -389,9 +403,12 @@ class TextClassification:
             said.append(output[inputs["attention_mask"].bool()])
         return torch.cat(said)
 
-    def _assembled(self, split: str, pieces: Iterable[Tensor]) -> Tensor:
-        states = torch.empty(len(self._tokens_of(split).ids), self._base.config.hidden_size)
-        for batches, said in zip(self._dealt(split), pieces, strict=True):
+    def _assembled(
+        self, split: str, dealt: Sequence[Sequence[Sequence[Tensor]]], pieces: Iterable[Tensor]
+    ) -> Tensor:
+        """(T, H) float32, of these pieces; zeros elsewhere, for padding looks at one of them."""
+        states = torch.zeros(len(self._tokens_of(split).ids), self._base.config.hidden_size)
+        for batches, said in zip(dealt, pieces, strict=True):
             states[torch.cat([row for rows in batches for row in rows])] = said
         return states
 
@@ -407,7 +424,7 @@ class TextClassification:
         return said
 
     def joined(self, name: str, pieces: Sequence[Array]) -> Array:
-        states: Array = self._assembled(name, map(_tensor, pieces)).numpy()
+        states: Array = self._assembled(name, self._dealt(name), map(_tensor, pieces)).numpy()
         return states
 
     def take(self, name: str, part: Array) -> None:

@@ -56,9 +56,10 @@ class PackedTokens:
         """Which rows of `ids` (and of anything packed alike) are this text's."""
         return torch.arange(int(self.starts[example]), int(self.starts[example + 1]))
 
-    def by_length(self, batch_size: int) -> list[Tensor]:
-        """All examples, shortest first, in batches: as little padding as can be."""
-        return list(torch.split(self.lengths.argsort(stable=True), batch_size))
+    def by_length(self, batch_size: int, among: Tensor | None = None) -> list[Tensor]:
+        """All examples, or those `among` them, shortest first: as little padding as can be."""
+        some = torch.arange(len(self)) if among is None else among
+        return list(torch.split(some[self.lengths[some].argsort(stable=True)], batch_size))
 
     def nearly(self, order: Tensor, batch_size: int) -> list[Tensor]:
         """These examples in batches of like length, near to the order given.

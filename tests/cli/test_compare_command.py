@@ -120,6 +120,8 @@ def test_the_record_and_the_sentences_say_the_same(runs: Path, task: str, tmp_pa
     assert f"{100 * shown['soup']:.2f}" in done.stdout
     assert f"{shown['approximation']['same_sign']} of 3" in done.stdout
     assert f"{shown['approximation']['pearson']:.3f}" in done.stdout
+    assert f"{shown['second_order']['pearson']:.3f}" in done.stdout
+    assert f"{shown['neglected']:+.4f}" in done.stdout
     angles = [pair["angle"] for pair in record["pairs"]]
     assert f"Angles at the base are {min(angles):.1f}° to {max(angles):.1f}°." in done.stdout
     assert "All 3 models lie in one basin" in done.stdout

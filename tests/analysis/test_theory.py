@@ -39,7 +39,8 @@ found on such nets (5 classes, noisy labels, α = 0.5, h = 0.05, β = 2)."""
 
 
 def tanh_pairs(distance: float, *, step: float = 0.05) -> Array:
-    """(20, 2) true and approximate differences of two-layer nets and others so far from them."""
+    """(20, 3) differences of two-layer nets and others so far from them: true, by the formula, and
+    by the formula without what it neglects."""
     generator = np.random.default_rng(0)
     scales = np.repeat([8**-0.5, 16**-0.5], [8 * 16, 16 * 5])
     found = []
@@ -55,13 +56,13 @@ def tanh_pairs(distance: float, *, step: float = 0.05) -> Array:
         labels = np.where(generator.random(300) < 0.2, generator.integers(0, 5, 300), best)
         on = on_segment(net, (first, second), labels, step=step)
         difference = soup_minus_ensemble(on, beta=2.0)
-        found.append((difference.true, difference.approximation))
+        found.append((difference.true, difference.approximation, difference.second_order))
     return np.array(found)
 
 
 @pytest.mark.parametrize("distance", SEEN)
 def test_on_tanh_nets_it_is_as_good_as_was_found_elsewhere(distance: float) -> None:
-    true, approximate = tanh_pairs(distance).T
+    true, approximate, _ = tanh_pairs(distance).T
     assert np.corrcoef(true, approximate)[0, 1] >= SEEN[distance]
     assert np.mean(np.sign(true) == np.sign(approximate)) >= (1.0 if distance < 0.8 else 0.9)
     # Both signs occur, so that agreement is no accident of one side.
@@ -71,11 +72,21 @@ def test_on_tanh_nets_it_is_as_good_as_was_found_elsewhere(distance: float) -> N
 def test_the_nearer_the_ends_the_better_it_is() -> None:
     errors = []
     for distance in SEEN:
-        true, approximate = tanh_pairs(distance).T
+        true, approximate, _ = tanh_pairs(distance).T
         errors.append(float(np.abs(approximate - true).max() / np.abs(true).max()))
     assert errors == sorted(errors)
     assert errors[0] < 0.01
     assert errors[-1] > 0.1
+
+
+def test_what_is_neglected_vanishes_faster_than_the_difference() -> None:
+    """The difference goes with the square of the distance, what is neglected with the fourth."""
+    shares = []
+    for distance in (0.05, 0.1, 0.2):
+        true, first, second = tanh_pairs(distance).T
+        assert (second < first).all()
+        shares.append(float((first - second).mean() / np.abs(true).mean()))
+    assert [shares[1] / shares[0], shares[2] / shares[1]] == pytest.approx([4, 4], rel=0.2)
 
 
 def test_the_step_of_the_difference_hardly_matters() -> None:
@@ -118,23 +129,25 @@ def test_linear_models_that_give_numbers_cancel_exactly() -> None:
 
 
 def test_bent_models_that_give_numbers_are_approximated_too() -> None:
-    """f = x·w + 0.002 (x·w)²: by hand, f_soup - f_ensemble = -0.002 α(1-α) (x·δ)²."""
+    """f = x·w + 0.01 (x·w)²: by hand, f_soup - f_ensemble = -0.01 α(1-α) (x·δ)²."""
     generator = np.random.default_rng(0)
     inputs, labels = generator.normal(size=(500, 4)), generator.normal(size=500) + 1
     ends = (generator.normal(size=4), generator.normal(size=4))
 
     def bent(weights: Array) -> Array:
         line = inputs @ weights[:, None]
-        return np.asarray(line + 0.002 * line**2)
+        return np.asarray(line + 0.01 * line**2)
 
     on = on_segment(bent, ends, labels, step=0.1)
     found = soup_minus_ensemble(on)
     soup = bent((ends[0] + ends[1]) / 2)[:, 0]
-    apart = 0.002 / 4 * (inputs @ (ends[1] - ends[0])) ** 2
+    apart = 0.01 / 4 * (inputs @ (ends[1] - ends[0])) ** 2
     by_hand = np.mean((soup - labels) ** 2 - (soup + apart - labels) ** 2)
     assert found.true == pytest.approx(by_hand, rel=1e-9)
-    assert found.approximation == pytest.approx(found.true, rel=0.03)
-    assert abs(found.true) > 1e-3
+    assert found.neglected == pytest.approx(np.mean(apart**2), rel=1e-9)
+    assert found.approximation == pytest.approx(found.true, rel=0.1)
+    assert found.second_order == pytest.approx(found.true, rel=0.01)
+    assert found.approximation != pytest.approx(found.true, rel=0.02)
 
 
 # --- the parts by hand --------------------------------------------------------------------------
@@ -153,6 +166,15 @@ def test_the_variance_is_of_the_change_under_what_the_soup_believes() -> None:
     assert found.variance == pytest.approx(12, rel=1e-6)
     assert found.curvature == 0
     assert found.approximation == pytest.approx(12 / 8, rel=1e-6)
+
+
+def test_what_is_neglected_is_half_the_same_of_soup_and_ensemble() -> None:
+    # The ensemble (0, 1) has the margin 1 where the soup has log 3 / 2 at β = 2: chances 3/16.
+    soup = said([0.0, np.log(3) / 2])
+    on = OnSegment((said([0.0, -1.0]), said([0.0, 3.0])), soup, soup, soup)
+    found = soup_minus_ensemble(on, beta=2.0)
+    assert found.neglected == pytest.approx((1 - np.log(3) / 2) ** 2 * 3 / 16 * 4 / 2, rel=1e-6)
+    assert found.second_order == found.approximation - found.neglected
 
 
 def test_where_the_soup_is_sure_disagreement_counts_for_nothing() -> None:

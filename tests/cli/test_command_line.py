@@ -397,7 +397,7 @@ def test_ctrl_c_is_exit_code_130_and_keeps_the_work(pair: Path) -> None:
     assert stdout == ""
     assert (
         stderr.strip() == "ladle: interrupted; "
-        "cook, sweep, landscape and demo go on from here when run again"
+        "cook, sweep, landscape, compare and demo go on from here when run again"
     )
     assert (pair / "s.part" / "ladle.sqlite").is_file()
     assert not (pair / "s").exists()

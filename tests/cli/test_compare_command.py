@@ -120,6 +120,8 @@ def test_the_record_and_the_sentences_say_the_same(runs: Path, task: str, tmp_pa
     assert f"{100 * shown['soup']:.2f}" in done.stdout
     assert f"{shown['approximation']['same_sign']} of 3" in done.stdout
     assert f"{shown['approximation']['pearson']:.3f}" in done.stdout
+    assert f"{shown['second_order']['pearson']:.3f}" in done.stdout
+    assert f"{shown['neglected']:+.4f}" in done.stdout
     angles = [pair["angle"] for pair in record["pairs"]]
     assert f"Angles at the base are {min(angles):.1f}° to {max(angles):.1f}°." in done.stdout
     assert "All 3 models lie in one basin" in done.stdout
@@ -156,6 +158,47 @@ def test_two_basins_are_told(runs: Path, task: str, tmp_path: Path) -> None:
     assert matrices["clusters"] == [0, 0, 0, 1, 1, 1]
     assert matrices["order"][:3] == [0, 1, 2]
     assert matrices["angle"] is None
+
+
+NUMBERS = f"""
+import sys
+from dataclasses import replace
+import numpy as np
+from torch import nn
+sys.path.insert(0, {str(EXAMPLE.parent)!r})
+from digits_task import Digits
+from ladle.predictions import METRICS
+class Numbers(Digits):
+    metric = METRICS["mse"]
+    def __init__(self):
+        super().__init__()
+        self.splits = {{
+            name: replace(split, labels=split.labels.astype(np.float64))
+            for name, split in self.splits.items()
+        }}
+    def build(self):
+        return nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1)).eval()
+"""
+
+
+def test_a_task_of_numbers_gets_what_makes_sense(tmp_path: Path) -> None:
+    (tmp_path / "numbers.py").write_text(NUMBERS)
+    for i in range(3):
+        torch.manual_seed(i)
+        net = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        torch.save(net.state_dict(), tmp_path / f"net-{i}.pt")
+    task = f"{tmp_path}/numbers.py:Numbers"
+    done = ladle("compare", f"{tmp_path}/net-*.pt", "--task", task, "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "there is no temperature and no calibration" in done.stdout
+    assert "calibration error" not in done.stdout
+    assert "errors, correlation" not in done.stdout
+    assert "mse by number of models" in done.stdout
+    record = record_of(tmp_path / "out")
+    assert record["calibration"] == []
+    on = record["pairs"][0]["splits"]["test"]
+    assert on["error_difference"] is None
+    assert on["soup"]["metric"] == pytest.approx(on["soup"]["loss"])
 
 
 # --- what it costs ------------------------------------------------------------------------------
@@ -201,6 +244,17 @@ def test_other_commands_share_the_store(runs: Path, task: str, tmp_path: Path) -
     assert len(passes(task)) == (3 + 9 + 1 - 4) * 3
     assert "12 of which are in the store" in done.stderr
     assert not (tmp_path / "out" / "ladle.sqlite").exists()
+
+
+def test_a_landscape_has_seen_the_points_between_a_pair(
+    runs: Path, task: str, tmp_path: Path
+) -> None:
+    pair = [str(runs / "run-0.pt"), str(runs / "run-1.pt")]
+    both = ("--task", task, "--split", "test", "--store", str(tmp_path / "s.sqlite"))
+    assert ladle("landscape", *pair, *both, "-o", str(tmp_path / "path")).returncode == 0
+    passes(task)
+    assert ladle("compare", *pair, *both, "-o", str(tmp_path / "pair")).returncode == 0
+    assert passes(task) == ["held-out"] * 5
 
 
 def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_path: Path) -> None:

@@ -112,9 +112,11 @@ def _of_split(found: Comparison, split: str) -> dict[str, Any]:
         "ensemble": float(of("ensemble").mean()),
         "loss_difference": float(difference.mean()),
         "error_difference": float(of("error_difference").mean()),
+        "neglected": float((of("approximation") - of("second_order")).mean()),
         "advantage": float(of("advantage").mean()),
         "soup_and_ensemble": _agreement(agreement(of("soup"), of("ensemble"))),
         "approximation": _agreement(agreement(difference, of("approximation"))),
+        "second_order": _agreement(agreement(difference, of("second_order"))),
         "approximation_of_errors": _agreement(
             agreement(of("error_difference"), of("approximation"))
         ),
@@ -171,6 +173,7 @@ def _on_split(one: PairOnSplit) -> dict[str, Any]:
         "approximation": one.approximation,
         "curvature": one.curvature,
         "variance": one.variance,
+        "second_order": one.second_order,
         "at_beta_1": {
             "loss_difference": one.soup_loss - one.ensemble_loss,
             "approximation": one.plain_approximation,

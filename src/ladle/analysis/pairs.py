@@ -25,8 +25,9 @@ class PairOnSplit:
 
     Differences are soup minus ensemble, positive where the ensemble is better: of errors (1 -
     accuracy; NaN for numbers), and of losses at the inverse temperature `beta` that calibrates the
-    soup. `approximation` is what the formula makes of the latter, from `curvature` and `variance`
-    (see `ladle.analysis.theory`); those that begin with `plain` are at β = 1.
+    soup. `approximation` is what the paper's formula makes of the latter, from `curvature` and
+    `variance`; `second_order` is that without what it leaves out (see `ladle.analysis.theory`).
+    Those that begin with `plain` are at β = 1.
     """
 
     first: float
@@ -46,6 +47,7 @@ class PairOnSplit:
     approximation: float
     curvature: float
     variance: float
+    second_order: float
     plain_approximation: float
     plain_curvature: float
     plain_variance: float
@@ -101,6 +103,7 @@ def pair_on_split(
         approximation=calibrated.approximation,
         curvature=calibrated.curvature,
         variance=calibrated.variance,
+        second_order=calibrated.second_order,
         plain_approximation=plain.approximation,
         plain_curvature=plain.curvature,
         plain_variance=plain.variance,

@@ -14,6 +14,10 @@ Positive: the ensemble is better. The first term is what disagreement costs wher
 unsure. For cross-entropy of β times the logits it is the paper's β² E Var[Δf_Y], Y drawn from the
 soup's probabilities; for squared errors it is 2 E[Δf²]. The second term is measured: a central
 difference of the soup's loss, which takes the soups at α ± h.
+
+The paper stops at first order in d = f_ensemble - f_soup. Where both were evaluated d is known, and
+so is what that leaves out, E[dᵀ ∇²l d] / 2, which is never negative: the formula favours the
+ensemble by that much. Where soup and ensemble are about as good it may decide the sign.
 """
 
 from __future__ import annotations
@@ -73,8 +77,9 @@ class OnSegment:
 class Difference:
     """The soup's mean loss minus the ensemble's, and what the paper makes of it.
 
-    All at inverse temperature `beta`. `curvature` is d²L/dα² of the soup's loss and `variance` the
-    mean of Δfᵀ ∇²l Δf; `standard_error`, of the true difference over examples, is NaN for one.
+    All at inverse temperature `beta`. `curvature` is d²L/dα² of the soup's loss, `variance` the
+    mean of Δfᵀ ∇²l Δf, and `neglected` that of dᵀ ∇²l d / 2; `standard_error`, of the true
+    difference over examples, is NaN for one.
     """
 
     beta: float
@@ -83,6 +88,7 @@ class Difference:
     standard_error: float
     curvature: float
     variance: float
+    neglected: float
     alpha: float
 
     @property
@@ -91,7 +97,13 @@ class Difference:
 
     @property
     def approximation(self) -> float:
+        """The paper's formula."""
         return self.alpha * (1 - self.alpha) / 2 * (self.variance - self.curvature)
+
+    @property
+    def second_order(self) -> float:
+        """The formula without what it neglects."""
+        return self.approximation - self.neglected
 
 
 def soup_minus_ensemble(on: OnSegment, *, beta: float = 1.0) -> Difference:
@@ -102,7 +114,8 @@ def soup_minus_ensemble(on: OnSegment, *, beta: float = 1.0) -> Difference:
     alpha, soup = on.alpha, on.soup
     first, second = (end.logits.astype(np.float64) for end in on.ends)
     here = losses(soup, beta=beta)
-    ensemble = _losses((1 - alpha) * first + alpha * second, soup, beta)
+    mean = (1 - alpha) * first + alpha * second
+    ensemble = _losses(mean, soup, beta)
     below, above = (float(losses(one, beta=beta).mean()) for one in (on.below, on.above))
     gap, n = here - ensemble, len(soup)
     return Difference(
@@ -112,6 +125,7 @@ def soup_minus_ensemble(on: OnSegment, *, beta: float = 1.0) -> Difference:
         standard_error=float(gap.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"),
         curvature=(above - 2 * float(here.mean()) + below) / on.step**2,
         variance=float(_bend(soup, second - first, beta).mean()),
+        neglected=float(_bend(soup, mean - soup.logits, beta).mean()) / 2,
         alpha=alpha,
     )
 
@@ -126,7 +140,7 @@ def _losses(logits: npt.NDArray[Any], of: Predictions, beta: float) -> Float64:
 
 
 def _bend(soup: Predictions, change: Float64, beta: float) -> Float64:
-    """(N,) Δfᵀ ∇²l Δf at the soup, of a change (N, C) of the logits."""
+    """(N,) vᵀ ∇²l v at the soup, of a change v (N, C) of the logits."""
     if not is_of_classes(soup):
         return np.asarray(2 * change[:, 0] ** 2)
     with np.errstate(invalid="ignore", over="ignore"):

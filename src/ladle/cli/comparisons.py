@@ -33,8 +33,11 @@ def _show_pairs(record: Record) -> None:
         (f"ensemble, {metric}", lambda s: number(metric, s["ensemble"])),
         ("correlation of the two", lambda s: _correlation(s["soup_and_ensemble"])),
         ("loss, soup minus ensemble", lambda s: _signed(s["loss_difference"])),
-        ("its correlation with the formula", lambda s: _correlation(s["approximation"])),
-        ("same sign", lambda s: _signs(s["approximation"])),
+        ("  correlation with the formula", lambda s: _correlation(s["approximation"])),
+        ("  same sign", lambda s: _signs(s["approximation"])),
+        ("what the formula leaves out", lambda s: _signed(s["neglected"])),
+        ("  correlation without that", lambda s: _correlation(s["second_order"])),
+        ("  same sign", lambda s: _signs(s["second_order"])),
         (
             "errors, correlation with the formula",
             lambda s: _correlation(s["approximation_of_errors"]),
@@ -48,7 +51,9 @@ def _show_pairs(record: Record) -> None:
     )
     screen.say(
         "The formula is the paper's approximation of the loss of soup minus ensemble; both at the "
-        "temperature that calibrates the soup on held-out data. Positive: the ensemble is better."
+        "temperature that calibrates the soup on held-out data. Positive: the ensemble is better. "
+        "It is of first order in the difference of their logits; what that leaves out is known "
+        "here, and favours the ensemble."
     )
 
 

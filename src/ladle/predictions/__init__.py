@@ -1,7 +1,7 @@
 """Stored predictions and what can be computed from them, without torch."""
 
 from ladle.predictions.base import Array, ExampleNumbers, Labels, Predictions
-from ladle.predictions.calibration import fit_temperature, scaled
+from ladle.predictions.calibration import Bin, fit_temperature, reliability, scaled
 from ladle.predictions.ensemble import EnsembleScores, ensemble, greedy_ensemble
 from ladle.predictions.metrics import METRICS, InTwoSteps, Metric, accuracy, mean_of
 from ladle.predictions.resampling import compare_by, interval_by
@@ -11,6 +11,7 @@ from ladle.predictions.uncertainty import Comparison, Interval, compare, interva
 __all__ = [
     "METRICS",
     "Array",
+    "Bin",
     "ClassSubset",
     "Comparison",
     "EnsembleScores",
@@ -30,5 +31,6 @@ __all__ = [
     "interval_by",
     "mcnemar",
     "mean_of",
+    "reliability",
     "scaled",
 ]

@@ -28,11 +28,7 @@ def about_landscape(landscape: Landscape) -> tuple[Head, Section]:
     else:
         title = f"Path between {listed([n for path in landscape.paths for n in path.between])}"
     words = [sentence for path in landscape.paths for sentence in _barriers(path)]
-    if landscape.samples is not None:
-        words.append(
-            f"Each point was measured on {landscape.samples:,} examples of each split, so small "
-            "differences are noise."
-        )
+    words += _sampled(landscape.samples)
     groups = [planes(landscape), paths(landscape)]
     values = {"words": words, "notes": [*_planes(landscape), *landscape.remarks]}
     section = Section(title, "plots.html.j2", [group for group in groups if group], values)
@@ -42,7 +38,7 @@ def about_landscape(landscape: Landscape) -> tuple[Head, Section]:
 def about_comparison(comparison: Comparison) -> tuple[Head, list[Section]]:
     """Verdict and figures of a comparison of soups and ensembles."""
     title = f"Soups and ensembles of {count(len(comparison.models), 'model')}"
-    words = _compared(comparison)
+    words = [*_compared(comparison), *_sampled(comparison.samples)]
     pairs = [
         soup_against_ensemble(comparison),
         formula_against_truth(comparison),
@@ -80,6 +76,15 @@ def making_of_analyses(abouts: Sequence[About]) -> Section:
 def _head(about: About, title: str, words: Sequence[str]) -> Head:
     kicker = " · ".join(part for part in (about.task and f"task {about.task}", about.created[:10]))
     return Head(title, kicker, words, foot=f"Written by ladle {about.ladle} from its records.")
+
+
+def _sampled(samples: int | None) -> list[str]:
+    if samples is None:
+        return []
+    return [
+        f"Everything was measured on {samples:,} examples of each split, so small differences are "
+        "noise."
+    ]
 
 
 def _barriers(path: Path) -> list[str]:

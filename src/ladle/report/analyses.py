@@ -174,7 +174,8 @@ class Agreements:
 class Comparison:
     """Soups beside ensembles. `roles` are those of splits and of means over several; `order` puts
     like models side by side in matrices, and `clusters` has a number for each model, the same for
-    those without a barrier between them, or nothing where not all pairs were looked at."""
+    those without a barrier between them, or nothing where not all pairs were looked at; `samples`
+    is of how many examples of each split it was measured on, if not on all."""
 
     about: About
     metric: Metric
@@ -182,11 +183,14 @@ class Comparison:
     models: tuple[str, ...]
     pairs: tuple[Pair, ...]
     matrices: tuple[Matrix, ...]
+    apart: Number
+    """A barrier that parts two basins, if the models' mean loss is known."""
     order: tuple[int, ...]
     clusters: tuple[int, ...]
     calibration: tuple[Calibration, ...]
     sizes: tuple[Size, ...]
     agreements: Mapping[str, Agreements]
+    samples: int | None
     remarks: tuple[str, ...]
 
 
@@ -233,6 +237,7 @@ def read_comparison(folder: Folder, place: str = "") -> Comparison:
         matrices=tuple(
             Matrix(name, matrices.grid(name)) for name in ("angle", "barrier") if matrices.has(name)
         ),
+        apart=_apart(record, matrices),
         order=tuple(int(i) for i in matrices.numbers("order")),
         clusters=tuple(int(i) for i in matrices.numbers("clusters")),
         calibration=tuple(
@@ -256,6 +261,7 @@ def read_comparison(folder: Folder, place: str = "") -> Comparison:
             )
             for one in record.objects("sizes")
         ),
+        samples=record.integer_or_none("samples"),
         agreements={name: _agreements(summary.object(name)) for name in summary.values},
         remarks=record.texts("remarks") if record.has("remarks") else (),
     )
@@ -266,6 +272,14 @@ def _metric(fields: Fields, pairs: tuple[Pair, ...]) -> Metric:
     name, higher = fields.text("name"), fields.flag("higher_is_better")
     fraction = all(0 <= value <= 1 for value in values)
     return Metric(name, higher, percent=higher and fraction and name.endswith("accuracy"))
+
+
+def _apart(record: Fields, matrices: Fields) -> Number:
+    held_out = record.text_or_empty("held_out")
+    found = [one.object("splits").object(held_out) for one in record.objects("models")]
+    losses = [loss for one in found if (loss := one.number_or_none("loss")) is not None]
+    share = matrices.number_or_none("apart")
+    return None if share is None or not losses else share * sum(losses) / len(losses)
 
 
 def _agreements(fields: Fields) -> Agreements:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -12,6 +13,7 @@ from ladle.report.figures.figure import Figure, Row, chart
 from ladle.report.figures.ramp import by_value
 from ladle.report.figures.scales import as_number, tooltip
 from ladle.report.figures.style import colour
+from ladle.report.words import plain
 
 _TITLES = {
     "angle": "Angle at the base, degrees",
@@ -45,8 +47,10 @@ def _matrix(comparison: Comparison, matrix: Matrix) -> Figure | None:
     axis: dict[str, Any] = {"title": None, "labelLimit": 90, "domain": False}
     cells = chart().mark_rect(stroke=colour("paper"), strokeWidth=1)
     title = _TITLES.get(matrix.name, matrix.name)
-    # A barrier stands out where it is high; an angle where it is small.
-    fill = by_value("value", values, lowest_stands_out=matrix.name == "angle")
+    # An angle stands out where it is small, a barrier where it is high enough to part two basins.
+    is_angle = matrix.name == "angle"
+    reach = values if is_angle or comparison.apart is None else [0.0, comparison.apart, *values]
+    fill = by_value("value", reach, lowest_stands_out=is_angle)
     shown = [("model", "model", ""), ("other", "and", ""), ("value", matrix.name, ".3~g")]
     columns = {"model": "model", "other": "other model", "value": matrix.name}
     if comparison.clusters:
@@ -64,9 +68,19 @@ def _matrix(comparison: Comparison, matrix: Matrix) -> Figure | None:
             fill=fill,
             tooltip=tooltip(*shown),
         ),
+        notes=_notes(comparison, values) if matrix.name == "barrier" else [],
         ratio=1.0,
         small=True,
     )
+
+
+def _notes(comparison: Comparison, values: Sequence[float]) -> list[str]:
+    if comparison.apart is None:
+        return []
+    return [
+        f"The highest is {plain(max(values))}; from about {plain(comparison.apart)} on two models "
+        "lie in different basins."
+    ]
 
 
 def _basins(comparison: Comparison, i: int, j: int) -> str | None:

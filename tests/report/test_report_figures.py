@@ -21,7 +21,7 @@ from ladle.report.figures.hyperparameters import hyperparameters
 from ladle.report.figures.line import line_from_base
 from ladle.report.figures.plane import contours, levels_of, planes, regions
 from ladle.report.figures.robustness import robustness
-from ladle.report.figures.scales import span
+from ladle.report.figures.scales import log_ticks, span, whole_axis
 from ladle.report.figures.story import steps_of, story
 from ladle.report.figures.style import DARK, LIGHT, literal
 from ladle.report.figures.variation import variation_of
@@ -179,6 +179,23 @@ def test_one_failed_model_does_not_flatten_the_picture():
     low, high = span([0, 1, 2, 3, 4, 5, 6, 7, 100.0])
     assert low < 0
     assert 7 < high < 18
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0012, 0.09, [0.002, 0.005, 0.01, 0.02, 0.05]),
+        (8e-6, 3e-3, [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]),
+        (1e-6, 0.5, [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1]),
+    ],
+)
+def test_ticks_on_a_logarithmic_axis_are_few_and_round(low, high, ticks):
+    assert log_ticks(low, high) == ticks
+
+
+def test_counts_have_ticks_at_whole_numbers():
+    assert whole_axis("", [1, 2, 3]).to_dict()["values"] == [1, 2, 3]
+    assert whole_axis("", [1, 72]).to_dict()["values"] == list(range(1, 73, 8))
 
 
 def test_shares_by_tensor_are_divided_and_in_the_order_of_layers(soup, lines, write):

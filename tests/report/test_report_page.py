@@ -183,11 +183,11 @@ def test_the_legend_has_only_what_is_drawn(soup, lines, write):
     text = render(write(soup, [line for line in lines if line["kind"] != "base"]))
     legend = text.split('id="figure-test-and-shift"')[1].split("</ul>")[0]
     assert re.findall(r"</svg>([^<]+)</li>", legend) == [
-        "single model",
-        "ensemble",
-        "uniform soup",
-        "best single model",
         "this soup",
+        "best single model",
+        "uniform soup",
+        "ensemble",
+        "single model",
     ]
 
 

@@ -13,6 +13,7 @@ from ladle.report.figures.scales import (
     better_up,
     exact_format,
     holds,
+    log_ticks,
     ordinal,
     score_axis,
     span,
@@ -112,8 +113,11 @@ def _axis(values: Sequence[Scalar], name: str) -> alt.X:
         return alt.X("value:O", sort=order, axis=axis, scale=alt.Scale(padding=0.5))
     low, high, middle = min(numbers), max(numbers), statistics.median(numbers)
     if low > 0 and high / low >= _LOG_FROM and middle - low < (high - low) / 4:
-        scale = alt.Scale(type="log", domain=[low / 1.2, high * 1.2], nice=False)
-        return alt.X("value:Q", scale=scale, axis=alt.Axis(title=name, format="~g", tickCount=4))
+        ends = low / 1.2, high * 1.2
+        scale = alt.Scale(type="log", domain=list(ends), nice=False)
+        return alt.X(
+            "value:Q", scale=scale, axis=alt.Axis(title=name, format="~g", values=log_ticks(*ends))
+        )
     margin = 0.06 * (high - low) or 1.0
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
     return alt.X("value:Q", scale=scale, axis=alt.Axis(title=name, format=".3~g", tickCount=4))

@@ -14,6 +14,7 @@ from ladle.report.figures.scales import (
     score_axis,
     span,
     tooltip,
+    whole_axis,
 )
 from ladle.report.figures.style import colour
 from ladle.report.figures.variation import Variation
@@ -34,7 +35,7 @@ def training_losses(sweep: Sweep, variation: Variation) -> Figure | None:
     if not any(len(run.losses) > 1 for run in sweep.runs) or not rows:
         return None
     y = alt.Y("y:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="mean training loss"))
-    x = alt.X("x:Q", axis=alt.Axis(title="epoch", format="d", tickMinStep=1))
+    x = alt.X("x:Q", axis=whole_axis("epoch", [as_number(row["x"]) for row in rows]))
     return _curves(
         rows, variation, x, y, ("training-loss", "Training loss", "epoch", "loss", ".4g")
     )
@@ -80,7 +81,8 @@ def _curves(
     )
     runs = {str(row["run"]) for row in rows}
     base = chart().encode(x=x, y=y)
-    line = base.mark_line(strokeWidth=1.5, aria=False).encode(detail="run:N", stroke=by_group)
+    lines = base.mark_line(strokeWidth=1.25, aria=False).encode(detail="run:N", stroke=by_group)
+    best = lines.transform_filter(alt.datum.group == _BEST).mark_line(strokeWidth=2.5, aria=False)
     points = base.mark_point(size=30, strokeWidth=1, filled=False, fill=colour("paper"), opacity=1)
     shown = tooltip(("run", "run", ""), ("x", across, "d"), ("y", up, exact))
     return Figure(
@@ -90,7 +92,7 @@ def _curves(
         rows=rows,
         columns={"run": "run", "x": across, "y": up},
         chart=alt.layer(
-            line, points.encode(stroke=by_group, tooltip=[*shown, *variation.tooltips()])
+            lines, best, points.encode(stroke=by_group, tooltip=[*shown, *variation.tooltips()])
         ),
         keys=[Key(group, "best" if group == _BEST else "single") for group in groups],
         height=280,

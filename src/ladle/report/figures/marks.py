@@ -14,8 +14,8 @@ from ladle.report.table import Part
 
 
 def keys_of(parts: Collection[Part]) -> list[Key]:
-    """The legend of these parts."""
-    return [key_of(part) for part in PARTS if part in parts]
+    """The legend of these parts, the important ones first."""
+    return [key_of(part) for part in reversed(PARTS) if part in parts]
 
 
 def key_of(part: Part) -> Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,25 @@ def exact_format(metric: Metric) -> str:
 def score_axis(metric: Metric, title: str, values: Sequence[float]) -> alt.Axis:
     """An axis of scores, among these values or between two ends."""
     return alt.Axis(format=axis_format(metric, values), title=title)
+
+
+def whole_axis(title: str, values: Sequence[float]) -> alt.Axis:
+    """An axis of counts: ticks at whole numbers alone, at most about ten."""
+    low, high = int(min(values)), int(max(values))
+    every = 1 + (high - low) // 10
+    return alt.Axis(title=title, format="d", values=list(range(low, high + 1, every)))
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Up to six round values on a logarithmic axis: 1, 2 and 5 times powers of ten, or the powers
+    alone."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) <= 6:
+            break
+    return shown[:: 1 + len(shown) // 7]
 
 
 def as_number(value: Scalar) -> float:

@@ -10,7 +10,14 @@ import altair as alt
 from ladle.report.analyses import Calibration, Comparison
 from ladle.report.figures.comparison_style import KINDS, file_name, shown_splits, the
 from ladle.report.figures.figure import Figure, Key, Row, chart
-from ladle.report.figures.scales import as_number, exact_format, ordinal, score_axis, tooltip
+from ladle.report.figures.scales import (
+    as_number,
+    exact_format,
+    ordinal,
+    score_axis,
+    tooltip,
+    whole_axis,
+)
 from ladle.report.figures.style import colour
 from ladle.report.words import capitalised
 
@@ -44,7 +51,7 @@ def _scores(comparison: Comparison, split: str) -> Figure | None:
     scale = alt.Scale(zero=False, reverse=not metric.higher_is_better)
     means = [as_number(row["mean"]) for row in rows]
     axis = score_axis(metric, f"{split} {metric.name}", means)
-    x = _size_axis()
+    x = _size_axis(rows)
     base = chart().encode(x=x, y=alt.Y("mean:Q", scale=scale, axis=axis))
     exact = exact_format(metric)
     stroke = alt.Stroke("kind:N", title=None, scale=colours)
@@ -108,7 +115,7 @@ def _calibration(comparison: Comparison, split: str) -> Figure | None:
         return None
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
     base = chart().encode(
-        x=_size_axis(),
+        x=_size_axis(rows),
         y=alt.Y("ece:Q", axis=alt.Axis(title=f"{split} calibration error", format=".2~g")),
         stroke=alt.Stroke(
             "kind:N", title=None, scale=ordinal(kinds, [colour(KINDS[kind][0]) for kind in kinds])
@@ -147,5 +154,6 @@ def _row(kind: str, way: str, size: int, values: Sequence[float]) -> Row:
     return {"kind": kind, "way": way, "size": size, "ece": mean, "count": len(values)}
 
 
-def _size_axis() -> alt.X:
-    return alt.X("size:Q", axis=alt.Axis(title="number of models", format="d", tickMinStep=1))
+def _size_axis(rows: Sequence[Row]) -> alt.X:
+    sizes = [as_number(row["size"]) for row in rows]
+    return alt.X("size:Q", axis=whole_axis("number of models", sizes))

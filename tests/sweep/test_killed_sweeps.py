@@ -32,13 +32,13 @@ def command(space, output, *more):
 
 
 def files(output):
-    """The bytes of everything, but how long it took."""
+    """The bytes of everything, but how long it took, which the page shows too."""
     found = {}
     for path in sorted(output.rglob("*")):
         name = str(path.relative_to(output))
         if path.name == "run.json":
             found[name] = {**json.loads(path.read_text()), "seconds": None}
-        elif path.is_file() and path.name != "optuna.journal":
+        elif path.is_file() and path.name not in ("optuna.journal", "report.html"):
             found[name] = path.read_bytes()
     return found
 

@@ -40,7 +40,7 @@ DOWN = "M-.8,-.5H.8L0,.9Z"
 
 PARTS: dict[Part, tuple[str, str, str, int, bool]] = {
     "single": ("single model", "single", CIRCLE, 70, False),
-    "curve": ("on the line from the base", "soup", CIRCLE, 30, False),
+    "curve": ("on the line from the base", "soup", CIRCLE, 60, False),
     "base": ("base", "base", SQUARE, 90, False),
     "ensemble": ("ensemble", "ensemble", DIAMOND, 170, False),
     "soup": ("other soup", "soup", STAR, 190, True),

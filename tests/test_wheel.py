@@ -26,4 +26,4 @@ def test_the_wheel_holds_the_whole_package_and_no_more(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == here
-    assert {"ladle/py.typed", "ladle/report/style.css"} <= packed
+    assert {"ladle/py.typed", "ladle/report/templates/page.html.j2"} <= packed

@@ -14,6 +14,7 @@ from ladle.errors import BadInput, BadTask
 from ladle.evaluate import Evaluator, find_device
 from ladle.evaluate.evaluator import Watch
 from ladle.recipes import greedy
+from ladle.report import write_report
 from ladle.soup import Ingredient, Pool, open_pool
 from ladle.sweep import OnStep, sweep
 from ladle.tasks import BUILT_IN, Trainable, load_task
@@ -62,6 +63,7 @@ def demonstrate(
     on_step: OnStep
     with watch_sweep() as on_step:
         runs = sweep(task, made, runs=RUNS, seed=seed, device=find_device(device), on_step=on_step)
+    write_report(made)
     tell(f"$ ladle cook {made} --task {name} --seed {seed} --output {soup}")
     pool = open_pool(runs)
     if soup.exists():

@@ -262,7 +262,7 @@ def test_the_whole_line_of_wise_ft_is_judged_and_drawn(runs: Path, tmp_path: Pat
     for split in splits:
         assert values[f"α = {at:g}", split] == values["wise-ft soup", split]
     page = (out / "report.html").read_text()
-    assert 'class="curve"' in page
+    assert 'id="figure-line-from-base"' in page
     assert "The 11 points of the line" in page
     table = tabulate(collect(out))
     assert [row.model for row in table.rows if row.part == "curve"] == line

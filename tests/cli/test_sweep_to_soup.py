@@ -36,6 +36,9 @@ def test_sweep_cook_and_load_with_transformers(tmp_path: Path) -> None:
     # A longer sweep keeps what is there.
     ladle("sweep", "--task", "task.toml", "--runs", 3, "-o", "sweep", cwd=tmp_path)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    page = (tmp_path / "sweep" / "report.html").read_text("utf-8")
+    assert "<h1>Sweep of 3 runs</h1>" in page
+    assert list(tmp_path.glob("sweep/figures/hyperparameter-*.svg"))
 
     cooked = json.loads(
         ladle("cook", "sweep", "--task", "task.toml", "--recipe", "uniform",

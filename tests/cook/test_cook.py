@@ -48,6 +48,7 @@ def test_the_folder_has_all_that_the_contract_names(runs: list[Path], tmp_path: 
     assert sorted(p.name for p in (tmp_path / "soup").iterdir()) == [
         "README.md",
         "evaluations.jsonl",
+        "figures",
         "ladle.predictions",
         "ladle.sqlite",
         "model.safetensors",
@@ -102,6 +103,17 @@ def test_soups_and_ensemble_are_compared_with_the_best_on_held_out(
     compared = [row for row in rows if row["kind"] in ("soup", "ensemble") and row["versus"]]
     assert {row["versus"]["model"] for row in compared} == {best}
     assert {row["split"] for row in compared} == {"test", "noisy"}
+
+
+def test_calibration_on_test_is_recorded_and_drawn(runs: list[Path], tmp_path: Path) -> None:
+    rows = cook_digits(runs, tmp_path / "soup").evaluations
+    assert {row["role"] for row in rows if "calibration" in row} == {"test"}
+    for row in (row for row in rows if row["role"] == "test"):
+        bins = row["calibration"]["bins"]
+        assert len(bins) == 15
+        right = sum(one["accuracy"] * one["n"] for one in bins)
+        assert right / sum(one["n"] for one in bins) == pytest.approx(row["value"])
+    assert (tmp_path / "soup" / "figures" / "calibration.svg").is_file()
 
 
 def test_recipes_never_see_test_or_shifts(runs: list[Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.predictions import METRICS, Predictions, ensemble, fit_temperature, scaled
+from ladle.predictions import METRICS, Predictions, ensemble, fit_temperature, reliability, scaled
 from ladle.predictions.metrics import expected_calibration_error
 
 
@@ -100,6 +100,12 @@ def test_the_calibration_error_is_that_of_bins_of_equal_mass(seed: int, n: int, 
         at += size
         total += size / n * abs(fmean(c for c, _ in part) - fmean(hit for _, hit in part))
     assert expected_calibration_error(found, bins) == pytest.approx(total, abs=1e-9)
+    drawn_as = reliability(found, bins)
+    assert [one.n for one in drawn_as] == sizes
+    assert sum(one.n * abs(one.confidence - one.accuracy) for one in drawn_as) / n == pytest.approx(
+        total, abs=1e-9
+    )
+    assert [one.confidence for one in drawn_as] == sorted(one.confidence for one in drawn_as)
 
 
 def test_regression_agrees_with_scikit_learn() -> None:

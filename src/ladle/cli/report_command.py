@@ -15,7 +15,10 @@ from ladle.cli import options, screen
 @click.option("--overwrite", is_flag=True, help="Replace the file that -o names.")
 @options.always
 def command(folder: Path, output: Path | None, overwrite: bool, as_json: bool, debug: bool) -> None:
-    """Write the self-contained page for an output folder of `ladle cook`."""
+    """Write the self-contained page for an output folder of `ladle cook`, `sweep`, ...
+
+    And its figures, as SVG, PNG and CSV in DIR/figures/, unless -o names another page.
+    """
     from ladle.report import write_report
 
     written = write_report(folder, output, overwrite=overwrite)

@@ -115,6 +115,7 @@ def command(
     if ray is None and given is not None:
         raise BadInput(f"{given} is for runs on a Ray cluster; add --ray auto or --ray ADDRESS")
     from ladle.evaluate import find_device
+    from ladle.report import write_report
     from ladle.runs.records import run_name
     from ladle.sweep import Keeping, Space, space_of, sweep
     from ladle.tasks import Trainable, load_task
@@ -177,11 +178,13 @@ def command(
         screen.remark(f"{runs - len(records)} of {runs} runs failed; their run.json says how")
     if not records:
         raise BadInput(f"every run of {output} failed; change the space, and use another folder")
+    page = write_report(output)
     if as_json:
         screen.print_json({"output": str(output), "runs": records})
         return
     show(records)
     screen.say(f"{len(folders)} runs -> {output}")
+    screen.say(f"The page: {page}")
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:

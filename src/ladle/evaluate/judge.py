@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +12,14 @@ from ladle.ahead import Map
 from ladle.errors import BadInput
 from ladle.evaluate.evaluator import Evaluator
 from ladle.predictions import (
+    METRICS,
     Comparison,
     Predictions,
     compare_by,
     ensemble,
     greedy_ensemble,
     interval_by,
+    reliability,
 )
 from ladle.soup import Soup
 from ladle.tasks import Split, Task
@@ -117,6 +119,7 @@ def judge(
                     "high": found.high,
                     "n": found.n,
                     "versus": comparison,
+                    **_calibration(role, ours[0]),
                 }
             )
     return rows
@@ -125,6 +128,14 @@ def judge(
 def _measure(wanted: tuple[Contestant, str]) -> None:
     one, split = wanted
     one.predict(split)
+
+
+def _calibration(role: str, said: Predictions) -> dict[str, Any]:
+    """How sure a model is on test data against how often it is right; nothing for numbers."""
+    if role != "test" or said.labels.dtype.kind == "f" or not np.isfinite(said.logits).all():
+        return {}
+    bins = [asdict(one) for one in reliability(said)]
+    return {"calibration": {"ece": METRICS["ece"](said), "bins": bins}}
 
 
 def _comparison(versus: Contestant, found: Comparison) -> dict[str, Any]:

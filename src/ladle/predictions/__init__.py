@@ -1,7 +1,7 @@
 """Stored predictions and what can be computed from them, without torch."""
 
 from ladle.predictions.base import Array, ExampleNumbers, Labels, Predictions
-from ladle.predictions.calibration import fit_temperature, scaled
+from ladle.predictions.calibration import Bin, fit_temperature, reliability, scaled
 from ladle.predictions.ensemble import (
     EnsembleScores,
     ensemble,
@@ -16,6 +16,7 @@ from ladle.predictions.uncertainty import Comparison, Interval, compare, interva
 __all__ = [
     "METRICS",
     "Array",
+    "Bin",
     "ClassSubset",
     "Comparison",
     "EnsembleScores",
@@ -36,5 +37,6 @@ __all__ = [
     "mcnemar",
     "mean_of",
     "nested_ensembles",
+    "reliability",
     "scaled",
 ]

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ladle.errors import MissingExtra
 from ladle.predictions.base import Predictions
-from ladle.predictions.metrics import nll
+from ladle.predictions.metrics import ECE_BINS, bins_of_sureness, nll
 
 _LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """`n` examples of like confidence: its mean, and the share of them that are right."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+def reliability(predictions: Predictions, bins: int = ECE_BINS) -> list[Bin]:
+    """The bins of `expected_calibration_error`, the least confident first.
+
+    That error is the mean of |confidence - accuracy| over them, each counted by its examples.
+    """
+    return [
+        Bin(float(part[:, 0].mean()), float(part[:, 1].mean()), len(part))
+        for part in bins_of_sureness(predictions, bins)
+    ]
 
 
 def fit_temperature(predictions: Predictions) -> float:

@@ -174,11 +174,19 @@ def _sureness(predictions: Predictions) -> npt.NDArray[np.float64]:
     return np.stack([confidence, _hits(predictions)], axis=1)
 
 
+def _in_bins(rows: npt.NDArray[np.float64], bins: int) -> list[npt.NDArray[np.float64]]:
+    order = np.argsort(rows[:, 0], kind="stable")
+    return np.array_split(rows[order], min(bins, len(rows)))
+
+
+def bins_of_sureness(predictions: Predictions, bins: int) -> list[npt.NDArray[np.float64]]:
+    """Confidence and whether it is right, (n, 2), in bins of equally many examples."""
+    return _in_bins(_sureness(predictions), bins)
+
+
 def _ece_of(rows: npt.NDArray[np.float64], classes: int, bins: int = ECE_BINS) -> float:
-    confidence, hits = rows.T
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split((confidence - hits)[order], min(bins, len(rows)))
-    return float(sum(abs(part.sum()) for part in parts) / len(rows))
+    parts = _in_bins(rows, bins)
+    return float(sum(abs((part[:, 0] - part[:, 1]).sum()) for part in parts) / len(rows))
 
 
 def expected_calibration_error(predictions: Predictions, bins: int = ECE_BINS) -> float:

@@ -5,37 +5,33 @@ Fields that are not known here are passed over: `version` says whether a record 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import cast, get_args
 
-from ladle.errors import BadInput
 from ladle.report.fields import Fields
+from ladle.report.files import check_version, lines_of, read_object
 from ladle.report.record import (
+    Bin,
     Evaluation,
     Ingredient,
     Kind,
     Metric,
     Record,
+    Reliability,
     Split,
     Tasting,
     Verdict,
     Versus,
 )
 
-VERSION = 1
+SOUP_RECORD = "soup.json"
+_VERSION = 1
 
 
 def collect(folder: Path) -> Record:
     """The records of an output folder, checked."""
-    path = folder / "soup.json"
-    soup = Fields(_object(_read(path, folder), str(path)), str(path))
-    if soup.values.get("version") != VERSION:
-        found = json.dumps(soup.values.get("version"))
-        raise BadInput(
-            f"{path} has version {found}, this ladle reads version {VERSION}; "
-            "make the report with the ladle that cooked the soup, or upgrade ladle"
-        )
+    soup = read_object(folder / SOUP_RECORD)
+    check_version(soup, _VERSION)
     lines = _evaluations(folder / "evaluations.jsonl")
     tastings = tuple(map(_tasting, soup.objects("tastings")))
     metric = _metric(soup.object("metric"), tastings, lines)
@@ -44,18 +40,19 @@ def collect(folder: Path) -> Record:
     ingredients = tuple(map(_ingredient, soup.objects("ingredients")))
     return Record(
         ladle=soup.text("ladle"),
-        command=_text_or_empty(soup, "command"),
+        command=soup.text_or_empty("command"),
         created=soup.text("created"),
         recipe=soup.object("recipe").text("name"),
         options=soup.object("recipe").object("options").shown(),
         merge=soup.object("merge").text("kind"),
-        merge_options=soup.object("merge").shown("kind", "weights", "divisor"),
+        merge_options=soup.object("merge").shown("kind", "weights", "divisor", "by_tensor"),
+        by_tensor=_by_tensor(soup.object("merge")),
         ingredients=ingredients,
         pool=pool or ingredients,
         tastings=tastings,
         metric=metric,
         task=soup.object("task").text("name") if soup.has("task") else "",
-        task_digest=_text_or_empty(soup.object("task"), "digest"),
+        task_digest=soup.object("task").text_or_empty("digest"),
         splits=tuple(_split(soup.object("splits"), name) for name in soup.object("splits").values),
         seed=soup.integer_or_none("seed"),
         repeats=soup.object("recipe").object("repeats").numbers("scores"),
@@ -67,44 +64,15 @@ def collect(folder: Path) -> Record:
     )
 
 
-def _read(path: Path, folder: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        unfinished = folder.with_name(f"{folder.name}.part")
-        hint = (
-            f"{unfinished} is unfinished: run its command again, it continues there"
-            if unfinished.exists()
-            else "give the output folder of a finished `ladle cook` or `ladle average`"
-        )
-        raise BadInput(f"{path} is missing; {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); make the soup again") from error
-
-
-def _object(text: str, where: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where} is not JSON ({error}); make the soup again") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{where} does not hold a JSON object; make the soup again")
-    return value
-
-
 def _evaluations(path: Path) -> tuple[Evaluation, ...]:
     """One per line; none without the file, as when a score command judged the candidates."""
-    if not path.exists():
-        return ()
-    lines = enumerate(_read(path, path.parent).splitlines(), start=1)
-    return tuple(_evaluation(line, f"{path}, line {i}") for i, line in lines if line.strip())
+    return tuple(map(_evaluation, lines_of(path))) if path.exists() else ()
 
 
-def _evaluation(line: str, where: str) -> Evaluation:
-    fields = Fields(_object(line, where), where)
+def _evaluation(fields: Fields) -> Evaluation:
     return Evaluation(
         model=fields.text("model"),
-        kind=cast(Kind, _one_of(fields, "kind", get_args(Kind))),
+        kind=cast(Kind, fields.one_of("kind", get_args(Kind))),
         members=fields.texts("members") if fields.has("members") else (),
         split=fields.text("split"),
         role=fields.text("role"),
@@ -114,7 +82,24 @@ def _evaluation(line: str, where: str) -> Evaluation:
         high=fields.number_or_none("high"),
         n=fields.integer_or_none("n"),
         versus=_versus(fields.object("versus")) if fields.has("versus") else None,
+        reliability=_reliability(fields.object("calibration"))
+        if fields.has("calibration")
+        else None,
     )
+
+
+def _reliability(fields: Fields) -> Reliability:
+    bins = [
+        Bin(one.number("confidence"), one.number("accuracy"), one.integer("n"))
+        for one in fields.objects("bins")
+    ]
+    return Reliability(fields.number("ece"), tuple(bins))
+
+
+def _by_tensor(merge: Fields) -> dict[str, tuple[float, ...]]:
+    weights = merge.object("by_tensor")
+    divisor = merge.number_or_none("divisor") or 1.0
+    return {name: tuple(w / divisor for w in weights.numbers(name)) for name in weights.values}
 
 
 def _truncated(adapter: Fields) -> int | None:
@@ -130,16 +115,9 @@ def _versus(fields: Fields) -> Versus:
         wins=fields.integer_or_none("wins"),
         losses=fields.integer_or_none("losses"),
         p=fields.number_or_none("p"),
-        test=_text_or_empty(fields, "test"),
-        verdict=cast(Verdict, _one_of(fields, "verdict", get_args(Verdict))),
+        test=fields.text_or_empty("test"),
+        verdict=cast(Verdict, fields.one_of("verdict", get_args(Verdict))),
     )
-
-
-def _one_of(fields: Fields, key: str, known: tuple[str, ...]) -> str:
-    value = fields.text(key)
-    if value not in known:
-        raise BadInput(f"{fields.where}: `{key}` is {value!r}, known are {', '.join(known)}")
-    return value
 
 
 def _tasting(fields: Fields) -> Tasting:
@@ -148,7 +126,7 @@ def _tasting(fields: Fields) -> Tasting:
         members=fields.texts("members"),
         score=fields.number_or_none("score"),
         kept=fields.flag("kept"),
-        reason=_text_or_empty(fields, "reason"),
+        reason=fields.text_or_empty("reason"),
         margin=fields.number_or_none("margin"),
         examples=fields.integer_or_none("examples"),
         bound=fields.number_or_none("bound"),
@@ -158,21 +136,18 @@ def _tasting(fields: Fields) -> Tasting:
 def _ingredient(fields: Fields) -> Ingredient:
     return Ingredient(
         name=fields.text("name"),
-        path=_text_or_empty(fields, "path"),
-        sha256=_text_or_empty(fields, "sha256"),
+        path=fields.text_or_empty("path"),
+        sha256=fields.text_or_empty("sha256"),
         nbytes=fields.integer_or_none("bytes"),
         weight=fields.number_or_none("weight"),
+        hyperparameters=fields.scalars("hyperparameters"),
     )
 
 
 def _split(splits: Fields, name: str) -> Split:
     fields = splits.object(name)
-    digest = _text_or_empty(fields, "digest")
+    digest = fields.text_or_empty("digest")
     return Split(name, fields.text("role"), fields.integer_or_none("n"), digest)
-
-
-def _text_or_empty(fields: Fields, key: str) -> str:
-    return fields.text(key) if fields.has(key) else ""
 
 
 def _metric(

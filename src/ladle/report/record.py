@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["base", "single", "soup", "curve", "ensemble"]
+Scalar = str | float | int | bool | None
+"""What a hyper-parameter may be."""
 Verdict = Literal["better", "worse", "no difference that this set can show"]
 
 
@@ -32,6 +35,7 @@ class Ingredient:
     sha256: str
     nbytes: int | None
     weight: float | None
+    hyperparameters: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,24 @@ class Versus:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """`n` examples of like confidence: its mean, and how many of them were right."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Whether a model is as often right as it is sure: the expected calibration error, and bins of
+    equally many examples, the least confident first."""
+
+    ece: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model measured on one split, in the metric's own direction."""
 
@@ -82,6 +104,7 @@ class Evaluation:
     high: float | None
     n: int | None
     versus: Versus | None
+    reliability: Reliability | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,8 @@ class Record:
     options: dict[str, str]
     merge: str
     merge_options: dict[str, str]
+    by_tensor: Mapping[str, tuple[float, ...]]
+    """The share of each ingredient in the tensors that have shares of their own."""
     ingredients: tuple[Ingredient, ...]
     pool: tuple[Ingredient, ...]
     tastings: tuple[Tasting, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ladle.report.record import Metric, Record, Versus
+from ladle.report.record import Metric, Record, Tasting, Versus
 from ladle.report.table import Cell, Column, Row, Table, soup_name
 
 MINUS = "\N{MINUS SIGN}"
@@ -49,6 +49,51 @@ def probability(versus: Versus) -> str:
 def test_and_p(versus: Versus) -> str:
     """`exact McNemar p = 0.02`."""
     return f"{versus.test} {probability(versus)}".strip()
+
+
+def interval(low: float, high: float, metric: Metric) -> str:
+    """`80.7–83.1`, in percent where the metric is."""
+    if metric.percent:
+        return f"{100 * low:.1f}–{100 * high:.1f}"
+    return f"{plain(low)} to {plain(high)}" if low < 0 else f"{plain(low)}–{plain(high)}"
+
+
+def evidence(versus: Versus, metric: Metric) -> str:
+    """All that is known of a paired comparison, in one line."""
+    details = [f"against {versus.model}: {versus.verdict}"]
+    if versus.difference is not None:
+        details.append(f"difference {signed(versus.difference, metric)}")
+    if versus.low is not None and versus.high is not None:
+        details.append(f"from {signed(versus.low, metric)} to {signed(versus.high, metric)}")
+    if versus.wins is not None and versus.losses is not None:
+        details.append(f"{count(versus.wins, 'example')} won, {versus.losses:,} lost")
+    if versus.p is not None:
+        details.append(test_and_p(versus))
+    return ", ".join(details)
+
+
+def tasted(tasting: Tasting, metric: Metric) -> str:
+    """The score of a candidate, or what it could at best have been."""
+    if tasting.score is not None:
+        return score(tasting.score, metric, 2)
+    if tasting.bound is not None:
+        return f"{'≤' if metric.sign > 0 else '≥'} {score(tasting.bound, metric, 2)}"
+    return "not finite"
+
+
+def weight(share: float | None) -> str:
+    """The share of an ingredient in the soup."""
+    return "by tensor" if share is None else f"{share:.4f}".replace("-", MINUS)
+
+
+def size(nbytes: int) -> str:
+    """`90.9 MB`."""
+    amount, unit = float(nbytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.3g} {unit}"
 
 
 def count(number: int, noun: str) -> str:
@@ -229,5 +274,10 @@ def _direction(metric: Metric) -> str:
     return "" if metric.higher_is_better else ", lower is better"
 
 
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+def capitalised(words: str) -> str:
+    """The words with a capital at the start."""
+    return words[:1].upper() + words[1:]
+
+
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]

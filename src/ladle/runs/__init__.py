@@ -1,7 +1,7 @@
 """The folders that trainings leave behind, and the checkpoints in them. Reads no weights."""
 
 from ladle.runs.base import Facts, Found, Member
-from ladle.runs.choice import Choice, choose
+from ladle.runs.choice import Choice, choose, good
 from ladle.runs.facts import facts_in
 from ladle.runs.find import find_members, member_at
 from ladle.runs.layouts import natural
@@ -14,6 +14,7 @@ __all__ = [
     "choose",
     "facts_in",
     "find_members",
+    "good",
     "member_at",
     "natural",
 ]

@@ -28,6 +28,8 @@ _LOW_IS_GOOD = {
     "mse",
     "rmse",
     "nll",
+    "brier",
+    "ece",
 }
 _HIGH_IS_GOOD = {
     "accuracy", "acc", "acc1", "acc5", "top1", "top5", "f1", "auc", "bleu", "rouge", "matthews",
@@ -121,14 +123,20 @@ def _metric(offers: Sequence[Offer[Item]], choice: Choice) -> tuple[str, str]:
             else "--top-k needs --metric"
         )
         raise BadInput(f"{wanted}; {there} in common")
-    if choice.mode is not None:
-        return name, choice.mode
-    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    mode = choice.mode or good(name)
+    if mode is None:
+        raise BadInput(
+            f"whether a high {name!r} is good cannot be told; add --mode max or --mode min"
+        )
+    return name, mode
+
+
+def good(metric: str) -> Literal["max", "min"] | None:
+    """Whether a high or a low value of a metric is good, if its name tells."""
+    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
     if words & _LOW_IS_GOOD:
-        return name, "min"
-    if words & _HIGH_IS_GOOD:
-        return name, "max"
-    raise BadInput(f"whether a high {name!r} is good cannot be told; add --mode max or --mode min")
+        return "min"
+    return "max" if words & _HIGH_IS_GOOD else None
 
 
 def _rank(value: float, sign: int) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def files(output: Path) -> dict[str, object]:
-    """The bytes of everything, but how long it took, which the page shows too, and Optuna's book."""
+    """The bytes of everything, but how long it took (on the page, too), and Optuna's book."""
     found: dict[str, object] = {}
     for path in sorted(output.rglob("*")):
         name = str(path.relative_to(output))

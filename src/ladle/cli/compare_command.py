@@ -99,6 +99,7 @@ def command(
         working,
     )
     from ladle.evaluate import unwatched
+    from ladle.report import write_report
 
     require_scipy()
     start = options.start(base, inputs)
@@ -136,7 +137,7 @@ def command(
         screen.remark(f"comparing {_Cost.of(planned, asked)}")
         compared = compare(planned, asked, positions, watch=screen.watching)
         record = {**top, **comparison_record(compared, start)}
-        work.publish(record)
+        work.publish(record, finish=write_report)
     if as_json:
         screen.print_json({"output": str(output), "comparison": record})
         return

@@ -104,6 +104,7 @@ def command(
     from ladle.analysis import working as working_on
     from ladle.checkpoint import open_checkpoint
     from ladle.evaluate import unwatched
+    from ladle.report import write_report
     from ladle.soup import Ingredient, Pool, gather
 
     wanted = Grid(*grid, margin)
@@ -148,7 +149,7 @@ def command(
             survey = Survey(evaluator, chosen, samples=samples, seed=seed, advance=advance)
             landscape = ground.survey(survey)
         record = {**top, **landscape.record(), "remarks": remarks}
-        work.publish(record)
+        work.publish(record, finish=write_report)
     outside = beyond(landscape)
     if outside:
         screen.remark(f"outside of the grid: {', '.join(outside)}; a larger --margin shows them")

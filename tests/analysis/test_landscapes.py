@@ -20,7 +20,7 @@ from ladle.errors import BadInput
 from ladle.evaluate import Evaluator, Store
 from ladle.files import as_json
 from ladle.predictions import METRICS
-from ladle.soup import Ingredient, Pool, uniform_soup
+from ladle.soup import Ingredient, Pool, Soup, uniform_soup
 from ladle.tasks import Split
 
 SMALL = Grid(4, 3)
@@ -323,6 +323,22 @@ def test_nothing_that_the_store_has_is_evaluated_again(tmp_path: Path) -> None:
     assert len(wanted - known) <= 15 * 15 - 8 * 8 + 3 * (15 - 8)
     assert len(task.passes) == len(wanted - known) * len(looked_at(task))
     assert finer.curves[0].values[::2, ::2] == pytest.approx(first.curves[0].values)
+
+
+def test_a_model_is_loaded_in_full_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tunings share their frozen layers, which need not be merged at every point."""
+    seen: list[Any] = []
+    load = Soup.load_into
+
+    def noted(self: Soup, model: Any, *, only: Any = None) -> Any:
+        seen.append(only)
+        return load(self, model, only=only)
+
+    monkeypatch.setattr(Soup, "load_into", noted)
+    measured(Bowl(), models(3))
+    assert seen[0] is None
+    assert len(seen) > 12
+    assert set(seen[1:]) == {("weight",)}
 
 
 def test_the_order_of_the_models_makes_no_new_points_on_a_path(tmp_path: Path) -> None:

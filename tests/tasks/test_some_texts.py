@@ -58,14 +58,17 @@ def trunk_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_only_the_texts_that_are_asked_for_go_through_the_frozen_layers(
-    trunk_runs: list[int],
+    trunk_runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     films = task()
     model = with_a_head(films)
     assert films._cut is not None  # It tries itself on two texts.
     trunk_runs.clear()
     some = np.array([1, 4, 9, 23, 37])
-    found = rows(films, model, some)
+    with monkeypatch.context() as patch:
+        # What nobody wrote to may hold anything, and padding looks at the first row.
+        patch.setattr(torch, "empty", lambda *shape: torch.full(shape, torch.nan))
+        found = rows(films, model, some)
     assert sum(trunk_runs) == 5
     rows(films, model, some)
     assert sum(trunk_runs) == 5

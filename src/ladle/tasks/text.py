@@ -370,7 +370,8 @@ class TextClassification:
         )
         if key not in self._states:
             lower = self._cut.lower(self._base)
-            states = torch.empty(len(tokens.ids), self._base.config.hidden_size)
+            # Padding looks at a row that may be nobody's: masked, but it must be a number.
+            states = torch.zeros(len(tokens.ids), self._base.config.hidden_size)
             for batch in tokens.by_length(64, torch.from_numpy(some)):
                 rows = [tokens.rows(i) for i in batch.tolist()]
                 inputs = self._inputs(tokens, None, rows)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,8 +194,21 @@ def test_nothing_is_evaluated_that_the_plan_does_not_count(runs: Path) -> None:
     planned = plan(models, orders=2)
     expected = said.missing(planned)
     assert expected == len(planned.soups) * 3
-    compare(planned, said, Positions.of(models))
+    progress: dict[str, list[int]] = {}
+
+    @contextmanager
+    def watch(text: str, amount: int) -> Iterator[Callable[[int], None]]:
+        progress[text] = [amount, 0]
+
+        def advance(done: int) -> None:
+            progress[text][1] += done
+
+        yield advance
+
+    compare(planned, said, Positions.of(models), watch=watch)
     assert len(passes) == expected
+    assert progress["evaluating"] == [expected, expected]
+    assert all(done == amount for amount, done in progress.values())
     assert said.missing(planned) == 0
     compare(planned, said, Positions.of(models))
     assert len(passes) == expected
@@ -227,6 +242,9 @@ def test_soups_and_ensembles_grow_together(digits: tuple[Comparison, Evaluator])
     assert kinds.count(("single", 1)) == 4
     assert kinds.count(("soup", 2)) == kinds.count(("ensemble", 3)) == 3
     assert kinds.count(("soup", 4)) == kinds.count(("ensemble", 4)) == 1
+    whole = {(one.order, one.members) for one in found.grown if one.size == 4}
+    assert whole == {(None, (0, 1, 2, 3))}
+    assert {one.order for one in found.grown if one.size == 3} == {0, 1, 2}
 
 
 def test_the_spread_is_that_of_the_orders(digits: tuple[Comparison, Evaluator]) -> None:

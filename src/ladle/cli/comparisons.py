@@ -53,7 +53,7 @@ def _show_pairs(record: Record) -> None:
         "The formula is the paper's approximation of the loss of soup minus ensemble; both at the "
         "temperature that calibrates the soup on held-out data. Positive: the ensemble is better. "
         "It is of first order in the difference of their logits; what that leaves out is known "
-        "here, and favours the ensemble."
+        "here, and without it the ensemble looks better than it is."
     )
 
 
@@ -79,11 +79,14 @@ def _basins(record: Record) -> Iterator[str]:
         return
     none = sum(pair["barrier"] == 0 for pair in record["pairs"])
     text = f"Barriers, the rise of the loss on {record['held_out']} on the way between two: "
-    if none:
+    if highest["barrier"] == 0:
+        yield text + f"none for all {none} pairs."
+    elif none:
         text += f"none for {none} of {len(record['pairs'])} pairs; "
     elif len(record["pairs"]) > 1:
         text += f"lowest {lowest['barrier']:.4g}, {_pair(lowest, names)}; "
-    yield text + f"highest {highest['barrier']:.4g}, {_pair(highest, names)}."
+    if highest["barrier"] > 0:
+        yield text + f"highest {highest['barrier']:.4g}, {_pair(highest, names)}."
     count = record["summary"]["basins"]
     if count == 1:
         yield f"All {len(names)} models lie in one basin: between them the loss hardly rises."

@@ -159,7 +159,7 @@ def test_two_models_and_a_base_are_a_plane(runs: Path, task: str, tmp_path: Path
     assert path["t"][0] == -0.1
     assert len(path["barriers"]) == len(record["curves"])
     assert sorted(entry.name for entry in out.iterdir()) == [
-        "ladle.predictions", "ladle.sqlite", "landscape.json",
+        "figures", "ladle.predictions", "ladle.sqlite", "landscape.json", "report.html",
     ]  # fmt: skip
     for text in ("plane through base, run-0.pt and run-2.pt", "train loss", "best on the grid",
                  "standard error", "path run-0.pt -> run-2.pt", "barrier"):  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_path_agrees_with_what_evaluate_says(runs: Path, task: str, tmp_path: 
     )
     ends = [accuracies[0], accuracies[2], accuracies[1]]
     assert error["values"] == pytest.approx([1 - accuracy for accuracy in ends])
-    assert [entry.name for entry in out.iterdir()] == ["landscape.json"]
+    assert {entry.name for entry in out.iterdir()} == {"landscape.json", "report.html", "figures"}
 
 
 def test_json_is_one_document_and_a_dry_run_writes_nothing(

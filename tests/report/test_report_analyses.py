@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -210,9 +209,16 @@ def test_a_figure_is_drawn_to_the_same_bytes_again(comparison):
     assert draw(figure).svg == draw(figure).svg
 
 
-def test_a_path_alone_has_a_title_of_its_own(tmp_path):
-    record = load("landscape/landscape.json") | {"kind": "path"}
-    (tmp_path / "landscape.json").write_text(json.dumps(record), "utf-8")
-    head, section = about_landscape(read_landscape(tmp_path))
+def test_a_path_alone_shows_soups_that_lie_beside_it():
+    record = load("path/landscape.json")
+    head, section = about_landscape(read_landscape(SAMPLES / "path"))
     assert head.title == "Path between run-0000 and run-0003"
-    assert [len(group) for group in section.figures] == [2]
+    ((loss, error),) = section.figures
+    assert len(loss.rows) == 3 * len(record["t"])
+    soup = next(one for one in record["models"] if one["name"] == "soup")
+    own = {(one["split"], one["quantity"]): one["value"] for one in soup["values"]}
+    for figure, quantity in ((loss, "loss"), (error, "error")):
+        stars = {(row["model"], row["split"]): row for row in figure.beside["soups"]}
+        assert len(stars) == 2 * 3
+        assert stars["soup", "test"]["value"] == own["test", quantity]
+        assert stars["soup", "test"]["t"] == soup["t"]

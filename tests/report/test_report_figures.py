@@ -233,7 +233,7 @@ def bowl(n=31):
     values = axis[None, :] ** 2 + axis[:, None] ** 2
     surface = Surface("train", "train", "loss", tuple(map(tuple, values.tolist())), ())
     about = About("", "0", "", "", "")
-    here = Landmark("lowest", "model", 0.0, 0.0, 0.0)
+    here = Landmark("lowest", "model", 0.0, 0.0, None, 0.0, {})
     points = tuple(axis.tolist())
     return Landscape(about, (here,), points, points, (surface,), (), None, ())
 

@@ -233,7 +233,7 @@ def bowl(n=31):
     values = axis[None, :] ** 2 + axis[:, None] ** 2
     surface = Surface("train", "train", "loss", tuple(map(tuple, values.tolist())), ())
     about = About("", "0", "", "", "")
-    here = Landmark("lowest", "model", 0.0, 0.0, 0.0)
+    here = Landmark("lowest", "model", 0.0, 0.0, None, 0.0, {})
     points = tuple(axis.tolist())
     return Landscape(about, (here,), points, points, (surface,), (), None, ())
 
@@ -254,7 +254,7 @@ def test_levels_of_a_bowl_are_evenly_spaced_rings():
 def test_regions_between_contours_fill_the_square_once():
     landscape = bowl()
     rows = regions(landscape, landscape.surfaces[0], [0.25, 0.64])
-    areas = dict.fromkeys(range(3), 0.0)
+    areas, outlines = dict.fromkeys(range(3), 0.0), dict.fromkeys(range(3), 0)
     ring = []
     for row in rows:
         if row["a"] is not None:
@@ -262,11 +262,14 @@ def test_regions_between_contours_fill_the_square_once():
             continue
         # The signed area: that of a hole, which runs the other way round, counts less.
         x, y = np.array(ring).T
+        outlines[row["region"]] += 1
         areas[row["region"]] += (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
         ring = []
     assert areas[0] == pytest.approx(math.pi * 0.25, rel=0.01)
     assert areas[1] == pytest.approx(math.pi * (0.64 - 0.25), rel=0.01)
     assert sum(areas.values()) == pytest.approx(4)
+    # A ring has two outlines; beyond it, the four corners are apart or around a hole.
+    assert (outlines[0], outlines[1]) == (1, 2)
 
 
 def test_points_that_are_not_finite_leave_a_gap():

@@ -31,14 +31,18 @@ class About:
 
 @dataclass(frozen=True)
 class Landmark:
-    """A model at (a, b) of a plane, or above that by the distance `off`; `role` is base, model or
-    soup."""
+    """A model at (a, b) of a plane, or at `t` of a path, or beside that by the distance `off`.
+
+    `role` is base, model or soup; `values` are its own, by split and quantity.
+    """
 
     name: str
     role: str
     a: Number
     b: Number
+    t: Number
     off: Number
+    values: Mapping[tuple[str, str], Number]
 
 
 @dataclass(frozen=True)
@@ -201,20 +205,12 @@ def read_landscape(folder: Folder, place: str = "") -> Landscape:
     is_plane = record.one_of("kind", ("path", "plane")) == "plane"
     return Landscape(
         about=_about(record, place),
-        landmarks=tuple(
-            Landmark(
-                one.text("name"),
-                one.text("role"),
-                one.number_or_none("a"),
-                one.number_or_none("b"),
-                one.number_or_none("off"),
-            )
-            for one in record.objects("models")
-        ),
+        landmarks=tuple(map(_landmark, record.objects("models"))),
         a=record.numbers("a"),
         b=record.numbers("b"),
         surfaces=tuple(map(_plane, record.objects("curves"))) if is_plane else (),
-        paths=tuple(map(_path, record.objects("paths"))),
+        # A path is a record like those that a plane has of its sides.
+        paths=tuple(map(_path, record.objects("paths") if is_plane else [record])),
         samples=record.integer_or_none("samples"),
         remarks=record.texts("remarks") if record.has("remarks") else (),
     )
@@ -299,6 +295,21 @@ def _about(record: Fields, place: str) -> About:
         command=record.text_or_empty("command"),
         created=record.text("created"),
         task=record.object("task").text_or_empty("name"),
+    )
+
+
+def _landmark(fields: Fields) -> Landmark:
+    return Landmark(
+        name=fields.text("name"),
+        role=fields.text("role"),
+        a=fields.number_or_none("a"),
+        b=fields.number_or_none("b"),
+        t=fields.number_or_none("t"),
+        off=fields.number_or_none("off"),
+        values={
+            (one.text("split"), one.text("quantity")): one.number_or_none("value")
+            for one in fields.objects("values")
+        },
     )
 
 

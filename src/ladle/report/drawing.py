@@ -16,7 +16,6 @@ from ladle.report.figures.style import LIGHT, literal
 
 _PNG_SCALE = 2.0
 """Pixels of a picture per pixel of the drawing, for screens and print."""
-_IDENTIFIERS = re.compile(r'(id="|url\(#|href="#)')
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,19 @@ class Drawn:
 
 def draw(figure: Figure) -> Drawn:
     """A figure as text."""
-    svg = vl_convert.vegalite_to_svg(figure.spec(on_page=False))
-    # Several stand in one document, where names have to differ.
-    svg = _IDENTIFIERS.sub(rf"\g<1>{figure.name}-", svg)
+    svg = _with_own_names(vl_convert.vegalite_to_svg(figure.spec(on_page=False)), figure.name)
     return Drawn(figure, svg, _csv(figure))
+
+
+def _with_own_names(svg: str, name: str) -> str:
+    """Vega counts its identifiers through all that a process draws; here they begin anew, and have
+    the figure's name, for several drawings stand in one document."""
+    found = dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))
+    for i, old in enumerate(found):
+        svg = svg.replace(f'id="{old}"', f'id="{name}-{i}"').replace(
+            f"url(#{old})", f"url(#{name}-{i})"
+        )
+    return svg
 
 
 def write_files(drawn: Drawn, folder: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 
 from ladle.report.analyses import Landscape, Path
 from ladle.report.figures.figure import Figure, Key, Row, chart
 from ladle.report.figures.landscape_style import file_name, is_share
 from ladle.report.figures.scales import ordinal, tooltip
-from ladle.report.figures.style import colour
+from ladle.report.figures.style import STAR, colour
 from ladle.report.record import Scalar
 from ladle.report.words import capitalised
 
@@ -82,6 +84,23 @@ def _path(landscape: Landscape, path: Path, quantity: str) -> Figure | None:
         ),
     ]
     columns = {"t": "way", "split": "split", "value": quantity}
+    soups = _soups(landscape, names, quantity)
+    if soups:
+        layers.append(
+            chart("soups")
+            .mark_point(shape=STAR, size=220, stroke=colour("paper"), strokeWidth=1.5, opacity=1)
+            .encode(
+                x=x,
+                y=y,
+                fill=alt.Fill("split:N", title=None, scale=colours, legend=None),
+                tooltip=tooltip(
+                    ("model", "model", ""),
+                    ("split", "split", ""),
+                    ("value", quantity, exact),
+                    ("off", "distance from the way", ".3f"),
+                ),
+            )
+        )
     return Figure(
         name=file_name(landscape, "path", *path.between, quantity),
         title=capitalised(f"{quantity} between {' and '.join(path.between)}"),
@@ -89,14 +108,29 @@ def _path(landscape: Landscape, path: Path, quantity: str) -> Figure | None:
         rows=known,
         columns=columns | ({"error": "standard error"} if banded else {}),
         chart=alt.layer(*layers),
-        notes=["The bands are one standard error to each side."] if banded else [],
+        notes=[
+            *(["The bands are one standard error to each side."] if banded else []),
+            *(["Stars are soups, at the nearest point of the way."] if soups else []),
+        ],
         keys=[
             Key(name, look, dash=" ".join(map(str, dash)) if dash[1] else "")
             for name, (look, dash) in zip(names, looks, strict=True)
         ],
         height=280,
         small=True,
+        beside={"soups": soups},
     )
+
+
+def _soups(landscape: Landscape, splits: Sequence[str], quantity: str) -> list[Row]:
+    """Soups that lie on the way or beside it, with their own values."""
+    return [
+        {"model": one.name, "split": split, "t": one.t, "off": one.off, "value": value}
+        for one in landscape.landmarks
+        for split in splits
+        if one.role == "soup" and one.t is not None
+        if (value := one.values.get((split, quantity))) is not None
+    ]
 
 
 def _ends(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from ladle.report.contents import read_contents
 from ladle.report.drawing import draw
 from ladle.report.figures.coefficients import coefficients_by_tensor
 from ladle.report.figures.hyperparameters import hyperparameters
+from ladle.report.figures.learning import training_losses
 from ladle.report.figures.line import line_from_base
 from ladle.report.figures.plane import contours, levels_of, planes, regions
 from ladle.report.figures.robustness import robustness
@@ -26,6 +28,7 @@ from ladle.report.figures.story import steps_of, story
 from ladle.report.figures.style import DARK, LIGHT, literal
 from ladle.report.figures.variation import variation_of
 from ladle.report.record import Metric, Tasting
+from ladle.report.sweep_record import Run, Sweep
 from ladle.report.table import Cell, Column, Row, Table
 from reported import run_record, with_everything, write_sweep
 
@@ -196,6 +199,17 @@ def test_ticks_on_a_logarithmic_axis_are_few_and_round(low, high, ticks):
 def test_counts_have_ticks_at_whole_numbers():
     assert whole_axis("", [1, 2, 3]).to_dict()["values"] == [1, 2, 3]
     assert whole_axis("", [1, 72]).to_dict()["values"] == list(range(1, 73, 8))
+
+
+def test_ticks_that_are_given_are_drawn():
+    """Vega leaves some out where there are more than it counts on."""
+    losses = [0.7 - i / 100 for i in range(8)]
+    run = Run("run-0000", {}, (), tuple(losses), None, "")
+    sweep = Sweep("toy", None, "", (run,), {}, {})
+    figure = training_losses(sweep, NOTHING)
+    assert figure is not None
+    shown = re.findall(r">(\d)</text>", draw(figure).svg)
+    assert shown == list("12345678")
 
 
 def test_shares_by_tensor_are_divided_and_in_the_order_of_layers(soup, lines, write):

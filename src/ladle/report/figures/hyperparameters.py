@@ -10,6 +10,7 @@ import altair as alt
 
 from ladle.report.figures.figure import Figure, Key, Row, chart
 from ladle.report.figures.scales import (
+    axis_with,
     better_up,
     exact_format,
     holds,
@@ -115,9 +116,7 @@ def _axis(values: Sequence[Scalar], name: str) -> alt.X:
     if low > 0 and high / low >= _LOG_FROM and middle - low < (high - low) / 4:
         ends = low / 1.2, high * 1.2
         scale = alt.Scale(type="log", domain=list(ends), nice=False)
-        return alt.X(
-            "value:Q", scale=scale, axis=alt.Axis(title=name, format="~g", values=log_ticks(*ends))
-        )
+        return alt.X("value:Q", scale=scale, axis=axis_with(log_ticks(*ends), name, "~g"))
     margin = 0.06 * (high - low) or 1.0
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
     return alt.X("value:Q", scale=scale, axis=alt.Axis(title=name, format=".3~g", tickCount=4))

@@ -62,7 +62,12 @@ def whole_axis(title: str, values: Sequence[float]) -> alt.Axis:
     """An axis of counts: ticks at whole numbers alone, at most about ten."""
     low, high = int(min(values)), int(max(values))
     every = 1 + (high - low) // 10
-    return alt.Axis(title=title, format="d", values=list(range(low, high + 1, every)))
+    return axis_with(range(low, high + 1, every), title, "d")
+
+
+def axis_with(ticks: Sequence[float], title: str, form: str) -> alt.Axis:
+    """An axis with these ticks, none of which is left out where others would be."""
+    return alt.Axis(title=title, format=form, values=list(ticks), tickCount=len(ticks))
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -158,6 +158,13 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_folder(
     assert set(tree(out).values()) == {"newer"}
 
 
+def test_a_claim_that_a_kill_left_in_a_finished_folder_goes(tmp_path: Path) -> None:
+    out = written_by_ladle(tmp_path / "out", "new")
+    (out / ".ladle-at-work").touch()
+    refuse_existing(out, overwrite=True)
+    assert tree(out) == {"soup.json": "new", "sub/weights": "new"}
+
+
 def test_what_was_half_removed_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,9 @@ def _old(path: Path) -> Path:
 
 
 def _recover(path: Path) -> None:
+    """Finish what a kill between the last steps of `publish_folder` left undone."""
+    if path.is_dir():
+        (path / _CLAIM).unlink(missing_ok=True)
     old = _old(path)
     if not os.path.lexists(old):
         return

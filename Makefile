@@ -18,7 +18,7 @@ demo-vision: $(VENV)/all.done      ## the same on images, with BatchNorm
 test: lint types                   ## everything that CI checks but the demos
 	$(BIN)/python -m pytest -n 2
 
-test-quick: $(VENV)/all.done       ## the tests that take under two minutes in all
+test-quick: $(VENV)/all.done       ## the tests that are not slow: minutes
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 bench: $(VENV)/all.done            ## averaging beside other tools: half an hour, 30 GB of disk

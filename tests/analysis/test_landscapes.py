@@ -309,6 +309,7 @@ def soups(ground: Ground) -> set[tuple[Fraction, ...]]:
     return found | {(Fraction(1, 3),) * 3}
 
 
+@pytest.mark.slow
 def test_nothing_that_the_store_has_is_evaluated_again(tmp_path: Path) -> None:
     task, given, store = Bowl(), models(3), Store(tmp_path / "store.sqlite")
     first = measured(task, given, store=store, grid=Grid(8, 8))

@@ -49,6 +49,7 @@ def cook(*given: object) -> tuple[int, str, str]:
     return int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue()
 
 
+@pytest.mark.slow
 def test_full_evaluation_makes_the_same_file(runs: list[Path], task: str, tmp_path: Path) -> None:
     records: list[Any] = []
     for name, more in (("early", ()), ("full", ("--full-evaluation",))):

@@ -258,6 +258,7 @@ def test_an_unknown_task_key_is_named_with_the_nearest(pair: Path) -> None:
     assert "unknown key 'max_lenght' (did you mean 'max_length'?)" in complaint(done)
 
 
+@pytest.mark.slow
 def test_cook_with_a_command_that_scores(pair: Path) -> None:
     (pair / "score.py").write_text(
         "import sys; from safetensors.torch import load_file\n"
@@ -282,6 +283,7 @@ def test_a_scoring_command_that_fails_is_exit_code_1(pair: Path) -> None:
     assert "exited with 1: no luck" in complaint(done, 1)
 
 
+@pytest.mark.slow
 def test_a_scoring_command_that_prints_json(pair: Path) -> None:
     command = 'echo \'{{"acc": 0.5, "loss": 2}}\' # {model}'.replace("{{", "{").replace("}}", "}")
     done = ladle("cook", "a.safetensors", "-o", "s", "--score", command, cwd=pair)
@@ -292,6 +294,7 @@ def test_a_scoring_command_that_prints_json(pair: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_cook_with_a_function_of_a_live_model(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         f"import sys; sys.path.insert(0, {str(Path(TASK).parent)!r})\n"
@@ -313,6 +316,7 @@ def test_cook_with_a_function_of_a_live_model(runs: Path, tmp_path: Path) -> Non
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_cook_then_evaluate_and_report(runs: Path, tmp_path: Path) -> None:
     base = runs / "base.pt"
     cooked = ladle(
@@ -343,6 +347,7 @@ def test_cook_then_evaluate_and_report(runs: Path, tmp_path: Path) -> None:
     assert rows[0]["value"] == expected["value"]
 
 
+@pytest.mark.slow
 def test_a_split_that_is_not_there_is_named(runs: Path) -> None:
     done = ladle("evaluate", runs / "base.pt", "--task", TASK, "--split", "tset")
     assert "--split 'tset': task digits has train, held-out, test, noisy" in complaint(done)

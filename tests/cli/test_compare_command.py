@@ -257,6 +257,7 @@ def test_a_landscape_has_seen_the_points_between_a_pair(
     assert passes(task) == ["held-out"] * 5
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_path: Path) -> None:
     arguments = command(runs, task, "-o", tmp_path / "out")
     killed = subprocess.run(
@@ -272,6 +273,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_p
     assert not (tmp_path / "out.part").exists()
 
 
+@pytest.mark.slow
 def test_some_examples_are_the_same_for_every_model(runs: Path, tmp_path: Path) -> None:
     task = write_task(tmp_path / "counted.py", "Some")
     more = ("-o", tmp_path / "out", "--samples", 100)

@@ -63,6 +63,7 @@ def passes(task: str) -> list[str]:
     return Path(task.rpartition("/")[0], "passes.log").read_text().split()
 
 
+@pytest.mark.slow
 def test_all_is_compared_with_the_best_single_on_held_out(runs: Path, task: str) -> None:
     done = evaluate(
         *sorted(runs.glob("run-*.pt")),
@@ -83,6 +84,7 @@ def test_all_is_compared_with_the_best_single_on_held_out(runs: Path, task: str)
     assert len(passes(task)) == 4 * 3
 
 
+@pytest.mark.slow
 def test_one_may_say_whom_to_compare_with(runs: Path, task: str) -> None:
     files = sorted(runs.glob("run-*.pt"))
     done = evaluate(*files, "--task", task, "--versus", "run-0.pt", "--json")
@@ -103,6 +105,7 @@ def test_one_may_say_whom_to_compare_with(runs: Path, task: str) -> None:
     assert "--versus 'run-9' is none of the models: run-0.pt, run-1.pt, run-2.pt" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_what_the_store_has_is_not_computed_again(runs: Path, task: str, tmp_path: Path) -> None:
     command = (*sorted(runs.glob("run-*.pt")), "--task", task, "--store", tmp_path / "s.sqlite")
     first, again = evaluate(*command), evaluate(*command)
@@ -111,6 +114,7 @@ def test_what_the_store_has_is_not_computed_again(runs: Path, task: str, tmp_pat
     assert len(passes(task)) == 3 * 3
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_path: Path) -> None:
     command = (*sorted(runs.glob("run-*.pt")), "--task", task, "--store", tmp_path / "s.sqlite")
     killed = evaluate(*command, env={**os.environ, "DIE_AT": "5"})
@@ -123,6 +127,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_p
     assert json.loads(done.stdout) == json.loads(fresh.stdout)
 
 
+@pytest.mark.slow
 def test_two_at_once_share_a_store(runs: Path, task: str, tmp_path: Path) -> None:
     command = [
         str(LADLE), "evaluate", *map(str, sorted(runs.glob("run-*.pt"))),
@@ -136,12 +141,14 @@ def test_two_at_once_share_a_store(runs: Path, task: str, tmp_path: Path) -> Non
     assert said[0][0] == said[1][0]
 
 
+@pytest.mark.slow
 def test_a_store_in_no_folder_is_refused(runs: Path, task: str) -> None:
     done = evaluate(runs / "run-0.pt", "--task", task, "--store", "nowhere/s.sqlite")
     assert done.returncode == 2
     assert "nowhere does not exist" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_soup_is_not_believed_on_what_it_was_chosen_by(
     runs: Path, task: str, tmp_path: Path
 ) -> None:
@@ -161,6 +168,7 @@ def test_a_soup_is_not_believed_on_what_it_was_chosen_by(
     assert json.loads(on_test.stdout)["caveats"] == []
 
 
+@pytest.mark.slow
 def test_what_chose_nothing_is_believed(runs: Path, task: str, tmp_path: Path) -> None:
     soup = tmp_path / "uniform"
     files = [str(file) for file in sorted(runs.glob("run-*.pt"))]
@@ -172,12 +180,14 @@ def test_what_chose_nothing_is_believed(runs: Path, task: str, tmp_path: Path) -
     assert "warning" not in evaluate(soup, "--task", task).stderr
 
 
+@pytest.mark.slow
 def test_a_greedy_ensemble_is_not_believed_on_held_out(runs: Path, task: str) -> None:
     command = (*sorted(runs.glob("run-*.pt")), "--task", task, "--greedy-ensemble")
     assert "the greedy ensemble was chosen by the examples of held-out" in evaluate(*command).stderr
     assert "warning" not in evaluate(*command, "--split", "test").stderr
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_no_mean_is_judged_too(runs: Path, task: str) -> None:
     with Path(task.rpartition(":")[0]).open("a") as file:
         file.write(

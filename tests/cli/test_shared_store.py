@@ -166,6 +166,7 @@ def test_cook_finds_what_evaluate_has_measured(runs: list[Path], task: str, tmp_
     assert passes(task) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 @pytest.mark.parametrize("store", [(), ("--store", "s.sqlite")], ids=["its own", "named"])
 def test_a_killed_cook_evaluates_nothing_twice(
@@ -187,6 +188,7 @@ def test_a_killed_cook_evaluates_nothing_twice(
     assert json.loads(done.stdout)["evaluations"] == json.loads(alone.stdout)["evaluations"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_an_unfinished_cook_may_go_on_with_a_store_of_its_name(
     runs: list[Path], task: str, tmp_path: Path

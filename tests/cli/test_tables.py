@@ -192,6 +192,7 @@ def test_cells_of_several_lines_are_right_aligned(capsys: pytest.CaptureFixture[
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there are no such terminals")
 def test_a_real_terminal_gets_colours_and_its_own_width(tmp_path: Path) -> None:
     import fcntl

@@ -145,6 +145,7 @@ tables = given(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @tables
 def test_greedy_decides_as_with_full_evaluation(
@@ -191,6 +192,7 @@ def shrunk(pool: Pool, evaluate: Evaluator) -> Soup:
     return replace(ladle.uniform(pool.subset(left)), tastings=tuple(tastings))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), batch_size=st.integers(1, 50), metric=bounded)
 def test_other_recipes_do_as_well(seed: int, batch_size: int, metric: str) -> None:

@@ -152,6 +152,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageClassificat
     return task, fine_tuned(task, tmp_path_factory.mktemp("pictures"), lr=3e-3, steps=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_texts(films: tuple[TextClassification, Pool], batch_size: int) -> None:
     task, pool = films

@@ -150,6 +150,7 @@ def check(
         assert made(make, recipe, models, working_ahead(workers), batch_size) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @cases
 def test_any_number_of_workers_makes_the_same_soup_and_the_same_store(**case: Any) -> None:

@@ -589,6 +589,7 @@ def cook(runs: list[Path], output: Path, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_says_that_held_out_scores_are_no_estimates_any_more(
     scattered: list[Path], tmp_path: Path
 ) -> None:

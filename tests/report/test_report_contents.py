@@ -25,6 +25,7 @@ def drawn(text):
     return re.findall(r'<figure class="plot" id="figure-([^"]+)"', text)
 
 
+@pytest.mark.slow
 def test_landscapes_and_comparisons_show_on_the_page_of_the_folder_that_they_lie_in(tmp_path):
     text = render(with_everything(tmp_path / "soup"))
     assert headings(text)[0] == "Greedy soup of 5 of 8 models"

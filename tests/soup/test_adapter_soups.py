@@ -835,6 +835,7 @@ def right(adapter: Path, ids: torch.Tensor, labels: np.ndarray) -> float:
         return float((model(ids).logits.argmax(1).numpy() == labels).mean())
 
 
+@pytest.mark.slow
 def test_adapters_are_cooked_on_their_base(tmp_path: Path) -> None:
     command, ids, labels = cooking(tmp_path)
     refused = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -855,6 +856,7 @@ def test_adapters_are_cooked_on_their_base(tmp_path: Path) -> None:
     assert right(tmp_path / "soup", ids[200:], labels[200:]) == scores["greedy soup"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["greedy", "uniform", "best"])
 def test_a_truncated_soup_is_judged_as_it_is_written(tmp_path: Path, recipe: str) -> None:
     command, ids, labels = cooking(tmp_path)

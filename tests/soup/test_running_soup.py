@@ -49,6 +49,7 @@ def sweeps(draw: st.DrawFn, dtype: torch.dtype, *, exponents: int) -> list[State
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @given(data=st.data())
 @settings(max_examples=80)

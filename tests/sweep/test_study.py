@@ -239,6 +239,7 @@ def test_a_line_that_was_torn_is_dropped(tmp_path, lost):
     assert plain(tmp_path).best_value == 0.75
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_killed_process_left_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("sweep")  # with Optuna's own kind of lock, a relative path would wait for ever

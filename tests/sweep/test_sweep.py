@@ -93,6 +93,7 @@ class Stopped(BaseException):
     """Like a kill: nothing is tidied up for it."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     whole = sweep(PointsTask(), tmp_path / "whole", runs=3, space=SPACE, keeping=KEEPING)
 

@@ -184,6 +184,7 @@ def test_a_task_of_numbers_has_one_output() -> None:
     assert not found.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [0, 5])
 def test_probe_and_fine_tuning_learn_numbers(freeze: int, tmp_path: Path) -> None:
     task = numbers(freeze=freeze)

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from counted_digits import complaint, passes, run_here, write_counted
 from digits import EXAMPLE, make_runs
-from ladle.cli import main
 
 LADLE = Path(sys.executable).with_name("ladle")
 SPLITS = ("held-out", "test", "noisy")
-
-# Every forward pass leaves a line; the process dies in the middle of the one that DIE_AT names.
-COUNTED = f"""
-import os, signal, sys
-from pathlib import Path
-import numpy as np, torch
-sys.path.insert(0, {str(EXAMPLE.parent)!r})
-from digits_task import Digits
-class Counted(Digits):
-    digest = "DIGEST"
-    def note(self, split):
-        log = Path(__file__).with_name("passes.log")
-        done = len(log.read_text().split()) if log.exists() else 0
-        if os.environ.get("DIE_AT") == str(done):
-            os.kill(os.getpid(), signal.SIGKILL)
-        with log.open("a") as file:
-            file.write(split + "\\n")
-    def predict(self, model, split, **options):
-        self.note(split)
-        return super().predict(model, split, **options)
-class Some(Counted):
-    def arranged(self, split, order, *, batch_size):
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    def predict_some(self, model, split, batches, *, device):
-        self.note(f"{{split}}:{{sum(map(len, batches))}}")
-        for batch in batches:
-            yield model(torch.from_numpy(self.images[split][batch])).numpy()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def task(tmp_path: Path) -> str:
-    return write_task(tmp_path / "counted.py")
-
-
-def write_task(file: Path, name: str = "Counted", digest: str = "counted") -> str:
-    file.write_text(COUNTED.replace("DIGEST", digest))
-    return f"{file}:{name}"
+    return write_counted(tmp_path / "counted.py")
 
 
 def command(runs: Path, task: str, *more: object) -> list[str]:
@@ -72,38 +37,15 @@ def command(runs: Path, task: str, *more: object) -> list[str]:
     return ["compare", *files, "--base", str(runs / "base.pt"), "--task", task, *map(str, more)]
 
 
-def ladle(*arguments: str) -> Any:
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
-        main(arguments)
-    return subprocess.CompletedProcess([], ended.value.code, stdout.getvalue(), stderr.getvalue())
-
-
-def passes(task: str) -> list[str]:
-    """The splits that a model was run on, since this was last asked."""
-    log = Path(task.rpartition("/")[0], "passes.log")
-    lines = log.read_text().split() if log.exists() else []
-    log.unlink(missing_ok=True)
-    return lines
-
-
 def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "comparison.json").read_text("utf-8"))
-
-
-def complaint(done: Any, exit_code: int = 2) -> str:
-    assert done.returncode == exit_code, done.stderr
-    (sentence,) = done.stderr.splitlines()
-    assert sentence.startswith("ladle: ")
-    assert not done.stdout
-    return sentence
 
 
 # --- what comes out -----------------------------------------------------------------------------
 
 
 def test_the_record_and_the_sentences_say_the_same(runs: Path, task: str, tmp_path: Path) -> None:
-    done = ladle(*command(runs, task, "-o", tmp_path / "out"))
+    done = run_here(*command(runs, task, "-o", tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     record = record_of(tmp_path / "out")
     assert record["version"] == 1
@@ -130,7 +72,7 @@ def test_the_record_and_the_sentences_say_the_same(runs: Path, task: str, tmp_pa
 
 
 def test_json_is_the_record_and_nothing_else(runs: Path, task: str, tmp_path: Path) -> None:
-    done = ladle(*command(runs, task, "-o", tmp_path / "out", "--json"))
+    done = run_here(*command(runs, task, "-o", tmp_path / "out", "--json"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["output"] == str(tmp_path / "out")
@@ -149,7 +91,7 @@ def test_two_basins_are_told(runs: Path, task: str, tmp_path: Path) -> None:
         state["2.weight"] = state["2.weight"].flip(1)
         torch.save(state, folder / path.name.replace("run", "run-mirror"))
     arguments = ["compare", str(folder / "*.pt"), "--task", task, "-o", str(tmp_path / "out")]
-    done = ladle(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert "The models lie in 2 basins" in done.stdout
     assert "run-0.pt, run-1.pt, run-2.pt; run-mirror-0.pt" in done.stdout
@@ -188,7 +130,7 @@ def test_a_task_of_numbers_gets_what_makes_sense(tmp_path: Path) -> None:
         net = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
         torch.save(net.state_dict(), tmp_path / f"net-{i}.pt")
     task = f"{tmp_path}/numbers.py:Numbers"
-    done = ladle("compare", f"{tmp_path}/net-*.pt", "--task", task, "-o", str(tmp_path / "out"))
+    done = run_here("compare", f"{tmp_path}/net-*.pt", "--task", task, "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "there is no temperature and no calibration" in done.stdout
     assert "calibration error" not in done.stdout
@@ -207,26 +149,26 @@ def test_a_task_of_numbers_gets_what_makes_sense(tmp_path: Path) -> None:
 def test_a_dry_run_counts_and_writes_nothing(runs: Path, task: str, tmp_path: Path) -> None:
     more = ("-o", tmp_path / "out", "--pairs", 2, "--orders", 1, "--split", "test")
     before = sorted(tmp_path.iterdir())
-    done = ladle(*command(runs, task, *more, "--dry-run"))
+    done = run_here(*command(runs, task, *more, "--dry-run"))
     assert done.returncode == 0, done.stderr
     assert "would compare 3 models in 2 pairs" in done.stdout
     assert passes(task) == []
     assert sorted(tmp_path.iterdir()) == before
-    counted = json.loads(ladle(*command(runs, task, *more, "--dry-run", "--json")).stdout)
+    counted = json.loads(run_here(*command(runs, task, *more, "--dry-run", "--json")).stdout)
     assert counted["splits"] == ["held-out", "test"]
     assert counted["examples"] == 500 + 697
     assert counted["known"] == 0
-    assert ladle(*command(runs, task, *more)).returncode == 0
+    assert run_here(*command(runs, task, *more)).returncode == 0
     assert len(passes(task)) == counted["evaluations"]
-    again = ladle(*command(runs, task, *more, "--overwrite", "--dry-run", "--json"))
+    again = run_here(*command(runs, task, *more, "--overwrite", "--dry-run", "--json"))
     assert json.loads(again.stdout)["known"] == counted["evaluations"]
 
 
 def test_what_is_in_the_store_is_not_evaluated_again(runs: Path, task: str, tmp_path: Path) -> None:
-    assert ladle(*command(runs, task, "-o", tmp_path / "out")).returncode == 0
+    assert run_here(*command(runs, task, "-o", tmp_path / "out")).returncode == 0
     first = record_of(tmp_path / "out")
     passes(task)
-    done = ladle(*command(runs, task, "-o", tmp_path / "out", "--overwrite"))
+    done = run_here(*command(runs, task, "-o", tmp_path / "out", "--overwrite"))
     assert done.returncode == 0, done.stderr
     assert passes(task) == []
     same = ("pairs", "summary", "matrices", "calibration", "sizes", "orders", "models")
@@ -237,9 +179,9 @@ def test_what_is_in_the_store_is_not_evaluated_again(runs: Path, task: str, tmp_
 def test_other_commands_share_the_store(runs: Path, task: str, tmp_path: Path) -> None:
     files = sorted(map(str, runs.glob("run-*.pt")))
     store = tmp_path / "s.sqlite"
-    ladle("evaluate", *files, "--task", task, "--soup", "--store", str(store))
+    run_here("evaluate", *files, "--task", task, "--soup", "--store", str(store))
     assert len(passes(task)) == 4 * 3
-    done = ladle(*command(runs, task, "-o", tmp_path / "out", "--store", store))
+    done = run_here(*command(runs, task, "-o", tmp_path / "out", "--store", store))
     assert done.returncode == 0, done.stderr
     assert len(passes(task)) == (3 + 9 + 1 - 4) * 3
     assert "12 of which are in the store" in done.stderr
@@ -251,9 +193,9 @@ def test_a_landscape_has_seen_the_points_between_a_pair(
 ) -> None:
     pair = [str(runs / "run-0.pt"), str(runs / "run-1.pt")]
     both = ("--task", task, "--split", "test", "--store", str(tmp_path / "s.sqlite"))
-    assert ladle("landscape", *pair, *both, "-o", str(tmp_path / "path")).returncode == 0
+    assert run_here("landscape", *pair, *both, "-o", str(tmp_path / "path")).returncode == 0
     passes(task)
-    assert ladle("compare", *pair, *both, "-o", str(tmp_path / "pair")).returncode == 0
+    assert run_here("compare", *pair, *both, "-o", str(tmp_path / "pair")).returncode == 0
     assert passes(task) == ["held-out"] * 5
 
 
@@ -267,7 +209,7 @@ def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_p
     assert killed.returncode == -signal.SIGKILL
     assert len(passes(task)) == 7
     assert not (tmp_path / "out").exists()
-    done = ladle(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert len(passes(task)) == 39 - 7
     assert not (tmp_path / "out.part").exists()
@@ -275,9 +217,9 @@ def test_killed_in_the_middle_it_goes_on_from_there(runs: Path, task: str, tmp_p
 
 @pytest.mark.slow
 def test_some_examples_are_the_same_for_every_model(runs: Path, tmp_path: Path) -> None:
-    task = write_task(tmp_path / "counted.py", "Some")
+    task = write_counted(tmp_path / "counted.py", "Some")
     more = ("-o", tmp_path / "out", "--samples", 100)
-    done = ladle(*command(runs, task, *more))
+    done = run_here(*command(runs, task, *more))
     assert done.returncode == 0, done.stderr
     assert "(300 examples)" in done.stderr
     assert set(passes(task)) == {f"{split}:100" for split in SPLITS}
@@ -287,11 +229,11 @@ def test_some_examples_are_the_same_for_every_model(runs: Path, tmp_path: Path) 
     scores = [m["splits"]["test"]["metric"] for m in record["models"]]
     assert all(round(100 * score) == pytest.approx(100 * score) for score in scores)
     # What all examples were seen of need not be seen again.
-    assert ladle(*command(runs, task, "-o", tmp_path / "all")).returncode == 0
+    assert run_here(*command(runs, task, "-o", tmp_path / "all")).returncode == 0
     passes(task)
     store = tmp_path / "all" / "ladle.sqlite"
     more = ("-o", tmp_path / "some", "--samples", 50, "--store", store)
-    assert ladle(*command(runs, task, *more)).returncode == 0
+    assert run_here(*command(runs, task, *more)).returncode == 0
     assert passes(task) == []
 
 
@@ -300,9 +242,9 @@ def test_some_examples_are_the_same_for_every_model(runs: Path, tmp_path: Path) 
 
 def test_one_model_is_no_pair(runs: Path, task: str, tmp_path: Path) -> None:
     one = str(runs / "run-0.pt")
-    done = ladle("compare", one, "--task", task, "-o", str(tmp_path / "out"))
+    done = run_here("compare", one, "--task", task, "-o", str(tmp_path / "out"))
     assert "run-0.pt is the only model left, and comparing takes two" in complaint(done)
-    done = ladle("compare", one, one, "--task", task, "-o", str(tmp_path / "out"))
+    done = run_here("compare", one, one, "--task", task, "-o", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "run-0.pt is " in done.stderr
     assert "the only model left" in done.stderr
@@ -314,7 +256,7 @@ def test_models_that_are_one_but_for_rounding_are_named(
     state = torch.load(runs / "run-0.pt", weights_only=True)
     torch.save({n: t.bfloat16() for n, t in state.items()}, tmp_path / "rounded.pt")
     given = (str(runs / "run-0.pt"), str(tmp_path / "rounded.pt"))
-    done = ladle("compare", *given, "--task", task, "-o", str(tmp_path / "out"))
+    done = run_here("compare", *given, "--task", task, "-o", str(tmp_path / "out"))
     sentence = complaint(done)
     assert "run-0.pt and rounded.pt are the same model" in sentence
     assert passes(task) == []
@@ -323,7 +265,7 @@ def test_models_that_are_one_but_for_rounding_are_named(
 def test_a_base_that_is_an_ingredient_is_named(runs: Path, task: str, tmp_path: Path) -> None:
     files = sorted(map(str, runs.glob("run-*.pt")))
     base = ("--base", str(runs / "run-1.pt"))
-    done = ladle("compare", *files, *base, "--task", task, "-o", str(tmp_path / "out"))
+    done = run_here("compare", *files, *base, "--task", task, "-o", str(tmp_path / "out"))
     sentence = complaint(done)
     assert "base and run-1.pt are the same model" in sentence
     assert not (tmp_path / "out.part").exists()
@@ -334,7 +276,7 @@ def test_weights_that_are_no_numbers_are_named(runs: Path, task: str, tmp_path: 
     state["2.bias"][3] = float("nan")
     torch.save(state, tmp_path / "broken.pt")
     given = (str(runs / "run-0.pt"), str(tmp_path / "broken.pt"))
-    done = ladle("compare", *given, "--task", task, "-o", str(tmp_path / "out"))
+    done = run_here("compare", *given, "--task", task, "-o", str(tmp_path / "out"))
     assert "broken.pt has NaN or infinity in 1 of its weights" in complaint(done)
 
 
@@ -350,7 +292,7 @@ def test_weights_that_are_no_numbers_are_named(runs: Path, task: str, tmp_path: 
 def test_flags_that_do_not_fit_are_told_before_any_work(
     runs: Path, task: str, tmp_path: Path, flags: tuple[str, ...], said: str
 ) -> None:
-    sentence = complaint(ladle(*command(runs, task, "-o", tmp_path / "out", *flags)))
+    sentence = complaint(run_here(*command(runs, task, "-o", tmp_path / "out", *flags)))
     assert said in sentence
     assert passes(task) == []
     assert not (tmp_path / "out").exists()
@@ -361,20 +303,20 @@ def test_only_a_comparison_is_replaced(runs: Path, task: str, tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "soup.json").write_text("{}")
     more = ("-o", tmp_path / "out")
-    assert "out exists" in complaint(ladle(*command(runs, task, *more)))
-    sentence = complaint(ladle(*command(runs, task, *more, "--overwrite")))
+    assert "out exists" in complaint(run_here(*command(runs, task, *more)))
+    sentence = complaint(run_here(*command(runs, task, *more, "--overwrite")))
     assert "is no comparison that ladle wrote" in sentence
 
 
 def test_a_store_of_another_task_is_refused(runs: Path, task: str, tmp_path: Path) -> None:
     store = tmp_path / "s.sqlite"
     files = sorted(map(str, runs.glob("run-*.pt")))
-    ladle("evaluate", *files, "--task", task, "--store", str(store))
+    run_here("evaluate", *files, "--task", task, "--store", str(store))
     (tmp_path / "other").mkdir()
-    other = write_task(tmp_path / "other" / "counted.py", digest="another")
+    other = write_counted(tmp_path / "other" / "counted.py", digest="another")
     more = ("-o", tmp_path / "out", "--store", store)
     for flags in ((), ("--dry-run",)):
-        sentence = complaint(ladle(*command(runs, other, *more, *flags)))
+        sentence = complaint(run_here(*command(runs, other, *more, *flags)))
         assert "has evaluations of another task" in sentence
     assert passes(other) == []
 
@@ -383,6 +325,6 @@ def test_without_scipy_one_is_told_what_to_install(
     runs: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy.cluster.hierarchy", None)
-    sentence = complaint(ladle(*command(runs, task, "-o", tmp_path / "out")))
+    sentence = complaint(run_here(*command(runs, task, "-o", tmp_path / "out")))
     assert "pip install 'ladle[metrics]'" in sentence
     assert passes(task) == []

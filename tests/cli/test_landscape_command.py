@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from digits import EXAMPLE, make_runs
-from ladle.cli import main
+from counted_digits import complaint, passes, run_here, write_counted
+from digits import make_runs
 
 LADLE = Path(sys.executable).with_name("ladle")
 
-# Every forward pass leaves a line; the process dies in the middle of the one that DIE_AT names.
-COUNTED = f"""
-import os, signal, sys
-from pathlib import Path
-import numpy as np, torch
-sys.path.insert(0, {str(EXAMPLE.parent)!r})
-from digits_task import Digits
-class Counted(Digits):
-    digest = "{{digest}}"
-    def note(self, split):
-        log = Path(__file__).with_name("passes.log")
-        done = len(log.read_text().split()) if log.exists() else 0
-        if os.environ.get("DIE_AT") == str(done):
-            os.kill(os.getpid(), signal.SIGKILL)
-        with log.open("a") as file:
-            file.write(split + "\\n")
-    def predict(self, model, split, **options):
-        self.note(split)
-        return super().predict(model, split, **options)
-    def arranged(self, split, order, *, batch_size):
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    def predict_some(self, model, split, batches, *, device):
-        self.note(split)
-        for batch in batches:
-            yield model(torch.from_numpy(self.images[split][batch])).numpy()
+FURTHER = """
 class Whole(Digits):
     pass
 class NoTrain(Digits):
@@ -63,12 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def task(tmp_path: Path) -> str:
-    return write_task(tmp_path / "counted.py")
-
-
-def write_task(file: Path, digest: str = "counted") -> str:
-    file.write_text(COUNTED.replace("{digest}", digest))
-    return f"{file}:Counted"
+    return write_counted(tmp_path / "counted.py", "Some", further=FURTHER)
 
 
 def command(inputs: list[Path], task: str, *more: object) -> list[str]:
@@ -76,10 +45,7 @@ def command(inputs: list[Path], task: str, *more: object) -> list[str]:
 
 
 def ladle(inputs: list[Path], task: str, *more: object) -> Any:
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
-        main(command(inputs, task, *more))
-    return subprocess.CompletedProcess([], ended.value.code, stdout.getvalue(), stderr.getvalue())
+    return run_here(*command(inputs, task, *more))
 
 
 def record_of(done: Any, output: Path) -> Any:
@@ -87,20 +53,8 @@ def record_of(done: Any, output: Path) -> Any:
     return json.loads((output / "landscape.json").read_text("utf-8"))
 
 
-def complaint(done: Any) -> str:
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    (sentence,) = done.stderr.splitlines()
-    assert sentence.startswith("ladle: ")
-    return str(sentence)
-
-
-def passes(task: str) -> list[str]:
-    """The splits that a model was run on, since this was last asked."""
-    log = Path(task.rpartition("/")[0], "passes.log")
-    lines = log.read_text().split() if log.exists() else []
-    log.unlink(missing_ok=True)
-    return lines
+def splits_of(done: list[str]) -> list[str]:
+    return [one.partition(":")[0] for one in done]
 
 
 def of(runs: Path, *numbers: int) -> list[Path]:
@@ -177,15 +131,13 @@ def test_a_path_agrees_with_what_evaluate_says(runs: Path, task: str, tmp_path: 
     assert record["kind"] == "path"
     assert record["t"] == [0.0, 0.5, 1.0]
     passes(task)
-    stdout = io.StringIO()
-    with redirect_stdout(stdout), pytest.raises(SystemExit):
-        main(
-            ["evaluate", *map(str, of(runs, 0, 1)), "--task", task, "--store", str(store), "--soup",
-             "--split", "test", "--json"]
-        )  # fmt: skip
-    rows = json.loads(stdout.getvalue())["evaluations"]
+    done = run_here(
+        "evaluate", *of(runs, 0, 1), "--task", task, "--store", store, "--soup", "--split", "test",
+        "--json",
+    )  # fmt: skip
+    rows = json.loads(done.stdout)["evaluations"]
     # The ends and the middle are the models and their uniform soup, for any command.
-    assert passes(task) == ["held-out", "held-out"]
+    assert splits_of(passes(task)) == ["held-out", "held-out"]
     accuracies = [row["value"] for row in rows]
     error = next(
         one for one in record["curves"] if (one["split"], one["quantity"]) == ("test", "error")
@@ -245,14 +197,14 @@ def test_a_finer_grid_goes_on_from_what_it_replaces(runs: Path, task: str, tmp_p
     second = record_of(ladle(*given, "--grid", "5", "-o", out, "--overwrite"), out)
     new = sorted({*second["t"]} - {*first["t"]})
     assert new == pytest.approx([0.15, 0.85])
-    assert passes(task) == ["train", "test", "noisy"] * len(new)
+    assert splits_of(passes(task)) == ["train", "test", "noisy"] * len(new)
 
 
 def test_a_task_without_training_data_has_no_train_loss_and_it_is_said(
     runs: Path, task: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = ladle(of(runs, 0, 1), task.replace("Counted", "NoTrain"), "--grid", "3", "-o", out)
+    done = ladle(of(runs, 0, 1), task.replace("Some", "NoTrain"), "--grid", "3", "-o", out)
     record = record_of(done, out)
     assert "has no split with the role train" in done.stderr
     assert "has no split with the role train" in record["remarks"][0]
@@ -261,8 +213,7 @@ def test_a_task_without_training_data_has_no_train_loss_and_it_is_said(
 
 def test_a_landscape_may_lie_in_the_folder_of_a_soup(runs: Path, task: str, tmp_path: Path) -> None:
     soup = tmp_path / "soup"
-    with redirect_stdout(io.StringIO()), pytest.raises(SystemExit):
-        main(["average", *map(str, of(runs, 0, 1, 2)), "-o", str(soup)])
+    run_here("average", *of(runs, 0, 1, 2), "-o", soup)
     out = soup / "landscape"
     done = ladle(of(runs, 0, 1), task, "--grid", "3", "--mark", soup, "-o", out)
     record = record_of(done, out)
@@ -316,7 +267,7 @@ def test_what_is_no_landscape_is_refused_in_one_sentence(
 
     for inputs, more, says in cases:
         assert re.search(says, complaint(ladle(inputs, task, *more, *out))), says
-    some = ladle(of(runs, 0, 1), task.replace("Counted", "Whole"), "--samples", "5", *out)
+    some = ladle(of(runs, 0, 1), task.replace("Some", "Whole"), "--samples", "5", *out)
     assert "cannot predict some examples alone, so leave out --samples" in complaint(some)
     onto = ladle(of(runs, 0, 1), task, "-o", runs, "--overwrite")
     assert "would mix" in complaint(onto)
@@ -337,7 +288,7 @@ def test_a_store_of_another_task_is_refused(runs: Path, task: str, tmp_path: Pat
     store = tmp_path / "store.sqlite"
     ours = ladle(of(runs, 0, 1), task, "--grid", "3", "--store", store, "-o", tmp_path / "out")
     assert ours.returncode == 0
-    theirs = write_task(tmp_path / "theirs.py", digest="another")
+    theirs = write_counted(tmp_path / "theirs.py", "Some", digest="another")
     given = of(runs, 0, 1), theirs, "--grid", "3"
     done = ladle(*given, "--store", store, "-o", tmp_path / "other")
     assert "has evaluations of another task, and none of digits" in complaint(done)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_evaluating import COUNTED
 
+from counted_digits import passes as passes_in_order
+from counted_digits import run_here, write_counted
 from digits import make_runs
-from ladle.cli import main
 
 LADLE = Path(sys.executable).with_name("ladle")
 SPLITS = ["held-out", "noisy", "test"]
@@ -31,8 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> str:
-    (tmp_path / "counted.py").write_text(COUNTED)
-    return f"{tmp_path}/counted.py:Counted"
+    return write_counted(tmp_path / "counted.py")
 
 
 def command(name: str, runs: list[Path], task: str, *more: object) -> list[str]:
@@ -47,18 +44,12 @@ def ladle(name: str, runs: list[Path], task: str, *more: object, die_at: int | N
             capture_output=True, text=True, check=False, timeout=300,
             env={**os.environ, "DIE_AT": str(die_at)},
         )  # fmt: skip
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
-        main(command(name, runs, task, *more)[1:])
-    return subprocess.CompletedProcess([], ended.value.code, stdout.getvalue(), stderr.getvalue())
+    return run_here(*command(name, runs, task, *more)[1:])
 
 
 def passes(task: str) -> list[str]:
-    """The splits that a model was run on, since this was last asked."""
-    log = Path(task.rpartition("/")[0], "passes.log")
-    lines = log.read_text().split() if log.exists() else []
-    log.unlink(missing_ok=True)
-    return sorted(lines)
+    """In no order."""
+    return sorted(passes_in_order(task))
 
 
 def complaint(done: Any, exit_code: int = 2) -> str:

@@ -43,12 +43,7 @@ _MARK: Literal["comparison.json"] = "comparison.json"
     show_default=True,
     help="Random orders in which soups and ensembles grow.",
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    metavar="N",
-    help="N random examples of each split, the same for every model, instead of all.",
-)
+@options.samples
 @options.base
 @options.store
 @options.folder

@@ -62,12 +62,7 @@ def _fraction(context: click.Context, parameter: click.Parameter, value: str) ->
     multiple=True,
     help="Only this one; may be repeated. As it stands, train, test and shifts.",
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    metavar="N",
-    help="N random examples of each split, the same at every point, instead of all.",
-)
+@options.samples
 @options.store
 @options.folder
 @options.overwrite

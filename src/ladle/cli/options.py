@@ -148,6 +148,12 @@ workers = click.option(
     metavar="N",
     help="With --ray, how many work at once; as it stands, all that there is room for.",
 )
+samples = click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="N random examples of each split, the same for every model and soup, instead of all.",
+)
 rank = click.option(
     "--rank",
     type=click.IntRange(1),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from hypothesis import HealthCheck, settings
 
 # Several processes of tests, each with a thread per core, would stand in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Ray notes the last cluster of a machine in here, and `auto` would join that of another process of
+# tests. Short, for sockets lie in it, whose paths may have about a hundred characters.
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
+atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 settings.register_profile(
     "ladle",

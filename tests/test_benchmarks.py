@@ -19,7 +19,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def run(script: str, *given: object) -> str:
     command = [sys.executable, str(BENCHMARKS / script), *map(str, given)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow

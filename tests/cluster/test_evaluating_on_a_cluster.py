@@ -24,11 +24,11 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 import ladle
 from digits import make_runs
-from ladle.checkpoint.location import located
 from ladle.cluster import Cluster, Settings, Size, Workers
 from ladle.cook import Kitchen, cook
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate import Evaluator, Store
+from ladle.location import located
 from ladle.soup import Pool, Soup
 from ladle.tasks import Task, load_task
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 import ladle
-from ladle import files
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput, NonFiniteTensor, NoSpace, OutputExists
 from ladle.files import claimed
@@ -435,7 +434,7 @@ def test_a_full_disk_is_told_beforehand_and_leaves_nothing(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     before = entries(tmp_path)
     with pytest.raises(NoSpace, match="make room or name another --output"):
         uniform_soup(pool).save(tmp_path / name)

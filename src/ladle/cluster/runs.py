@@ -23,7 +23,8 @@ from ray import exceptions
 
 from ladle.cluster.connect import Cluster
 from ladle.errors import BadInput, BadTask, LadleError
-from ladle.files import part_of
+from ladle.files import is_there, new_file, shared_part_of
+from ladle.location import is_local
 from ladle.predictions import Array
 from ladle.runs.records import SWEEP_RECORD, Score
 from ladle.sweep.crew import Job, Plan, accelerator
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 _PROGRESS = "progress.json"
 _TELL_SECONDS = 1.0
 """Between two words of a run on how far it is, and between two looks of who watches."""
+
+_TELL_SHARE = 0.02
+"""Of the time, what goes into such words at most; a store far away takes them slowly."""
 
 _PATIENCE = 150.0
 """For which a run waits for a worker that had it: NFS takes 90 seconds to give up a dead one."""
@@ -110,7 +114,7 @@ class RayCrew:
         """
         room = self.cluster.room(cpus=self.seat.cpus, gpus=self.seat.gpus)
         plan = replace(plan, output=plan.output.resolve())
-        if all(plan.folder(job).exists() for job in jobs):
+        if all(is_there(plan.folder(job)) for job in jobs):
             return
         self.cluster.check_paths([plan.output / SWEEP_RECORD])
         at_once = min(room, self.at_once or room)
@@ -215,7 +219,7 @@ class _Shift:
 
     def _look(self, attempt: _Attempt) -> None:
         """Tell how far a run is, if it has gone on."""
-        found = _read_progress(part_of(self._plan.folder(attempt.job)))
+        found = _read_progress(shared_part_of(self._plan.folder(attempt.job)))
         if found is None:
             return
         moment, scores = found
@@ -280,14 +284,15 @@ def _told(ref: Any, what: str) -> Any:
 
 def _wait_until_seen(folder: Path, node: str) -> None:
     deadline = time.monotonic() + _SEEN_SECONDS
-    while not folder.exists():
+    while not is_there(folder):
         if time.monotonic() > deadline:
             raise BadInput(
                 f"node {node} of the Ray cluster has made {folder}, and this machine does not find "
                 "it; name an --output on storage that all machines share"
             )
         time.sleep(0.1)
-        os.listdir(folder.parent)  # noqa: PTH208 -- so that NFS looks again
+        if is_local(folder):
+            os.listdir(folder.parent)  # noqa: PTH208 -- so that NFS looks again
 
 
 @dataclass(frozen=True)
@@ -342,12 +347,12 @@ def _make(order: _Order, parts: Mapping[str, Any], job: Job) -> str:
     """Do a job, on a worker; the address of its node."""
     workshop = _workshop(order)
     folder = workshop.plan.folder(job)
-    if not folder.exists():
+    if not is_there(folder):
         workshop.take(parts)
         if job.run is None:
             workshop.maker.base()
         else:
-            workshop.maker.run(job.run, folder, _Telling(part_of(folder)))
+            workshop.maker.run(job.run, folder, _Telling(shared_part_of(folder)))
     return str(ray.util.get_node_ip_address())
 
 
@@ -395,12 +400,11 @@ class _Telling:
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + _TELL_SECONDS
         content = {"moment": asdict(moment), "scores": [asdict(score) for score in scores]}
-        new = self._file.with_name(f"{_PROGRESS}.new")
-        with suppress(OSError):  # A word on the way, no more; it may get lost.
+        # A word on the way, no more; it may get lost.
+        with suppress(OSError, LadleError), new_file(self._file) as new:
             new.write_text(json.dumps(content), "utf-8")
-            new.replace(self._file)
+        self._due = time.monotonic() + max(_TELL_SECONDS, (time.monotonic() - now) / _TELL_SHARE)
 
 
 def _read_progress(part: Path) -> tuple[Moment, list[Score]] | None:

@@ -29,7 +29,7 @@ def located(given: str | Path) -> Path:
     try:
         found = UPath(given)
         found.fs  # noqa: B018 -- made here, so that a missing library is told now
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         raise BadInput(f"{given} cannot be opened: {error}") from error
     return cast(Path, found)
 

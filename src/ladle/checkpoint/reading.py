@@ -100,7 +100,7 @@ def fetch_remote(path: Path, offset: int, out: Bytes) -> None:
         EOFError: the file ends too early; its argument is the file.
     """
     remote: Any = path
-    found = remote.fs.cat_file(remote.path, offset, offset + out.nbytes)
+    found = remote.fs.cat_file(remote.path, start=offset, end=offset + out.nbytes)
     if len(found) != out.nbytes:
         raise EOFError(path)
     out.data[:] = found

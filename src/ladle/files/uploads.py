@@ -7,7 +7,7 @@ and its mark last; one without a mark that has a claim counts as not there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 from ladle.errors import BadInput, LadleError
 from ladle.files.places import CLAIM, MARKS, shared_part_of
 
-_MOVES = 8
-"""Files that a store moves at the same time."""
+_AT_ONCE = 8
+"""Files that are sent to a store, or moved within it, at the same time."""
 
 
 @contextmanager
@@ -53,8 +53,7 @@ def check_writable(url: Path) -> None:
 def is_whole(url: Path) -> bool:
     """Whether a file or folder is there, and nobody is, or was, at work on it."""
     with telling(url):
-        _store(url).invalidate_cache()
-        return url.exists() and not (url / CLAIM).exists()
+        return _is_anything(url) and not (url / CLAIM).exists()
 
 
 def finish_upload(url: Path) -> bool:
@@ -63,8 +62,7 @@ def finish_upload(url: Path) -> bool:
     One that was cut off after its mark lacks nothing, and is finished.
     """
     with telling(url):
-        _store(url).invalidate_cache()
-        if not url.exists():
+        if not _is_anything(url):
             return False
         claim = url / CLAIM
         if not claim.exists():
@@ -97,11 +95,13 @@ def publish_uploaded(part: Path, url: Path, made_elsewhere: Mapping[str, Path]) 
     names = [file.relative_to(part).as_posix() for file in _files(part)]
     places = {**made_elsewhere, **{name: staged / name for name in names}}
     with telling(url):
-        # The mark first: without it, a folder counts as not there.
+        _write_empty(url / CLAIM)
+        # With a claim and no mark, what is there counts as not there.
         for mark in MARKS:
             _remove(url / mark)
-        _remove(url)
-        _write_empty(url / CLAIM)
+        for entry in url.iterdir():
+            if entry.name != CLAIM:
+                _remove(entry)
         _move({url / name: place for name, place in places.items() if name not in MARKS})
         _move({url / name: place for name, place in places.items() if name in MARKS})
         _remove(url / CLAIM)
@@ -116,9 +116,9 @@ def remove_uploaded(url: Path) -> None:
 
 def upload_folder(folder: Path, url: Path) -> None:
     """Files of a folder, one by one; those that are there are replaced."""
+    files = {url / file.relative_to(folder).as_posix(): file for file in _files(folder)}
     with telling(url):
-        for file in _files(folder):
-            _put(file, url / file.relative_to(folder).as_posix())
+        _each(lambda one: _put(files[one], one), list(files))
 
 
 def fetch_folder(url: Path, folder: Path) -> None:
@@ -147,12 +147,24 @@ def _move(places: Mapping[Path, Path]) -> None:
         _make_parents(url)
         _store(url).mv(_name(places[url]), _name(url))
 
-    # Object stores copy, which takes a while. Those whose libraries are asynchronous can be asked
-    # from many threads.
-    at_once = _MOVES if any(_store(url).async_impl for url in places) else 1
+    _each(move, list(places))
+
+
+def _each(change: Callable[[Path], None], urls: Sequence[Path]) -> None:
+    """Do something to several files of one store, side by side where that may be."""
+    # Libraries that are asynchronous inside can be asked from many threads; what others can bear
+    # is not known.
+    at_once = _AT_ONCE if urls and _store(urls[0]).async_impl else 1
     with ThreadPoolExecutor(at_once) as threads:
-        for _ in threads.map(move, places):
+        for _ in threads.map(change, urls):
             pass
+
+
+def _is_anything(url: Path) -> bool:
+    """Whether there is a file, or a folder that is not empty: where there are folders, an upload
+    that was cut off at once leaves one."""
+    _store(url).invalidate_cache()
+    return url.is_file() or (url.is_dir() and any(url.iterdir()))
 
 
 def _put(source: Path, url: Path) -> None:
@@ -166,10 +178,9 @@ def _write_empty(url: Path) -> None:
 
 
 def _make_parents(url: Path) -> None:
-    # Object stores have none to make, and may refuse to make a bucket, which is what they take it
-    # for.
-    with suppress(Exception):
-        _store(url).makedirs(_name(url.parent), exist_ok=True)
+    if url.drive:
+        return  # A store of buckets, which has no folders; asked for one, it may make a bucket.
+    _store(url).makedirs(_name(url.parent), exist_ok=True)
 
 
 def _remove(url: Path) -> None:

@@ -6,10 +6,14 @@ A URL becomes a `UPath`, which has the methods of `pathlib.Path` and is typed as
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ladle.errors import BadInput, MissingExtra
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def located(given: str | Path) -> Path:
@@ -32,6 +36,13 @@ def located(given: str | Path) -> Path:
     except (ImportError, ValueError, OSError) as error:
         raise BadInput(f"{given} cannot be opened: {error}") from error
     return cast(Path, found)
+
+
+def is_place(value: object) -> TypeIs[str | Path]:
+    """Whether this says where something lies."""
+    # Before anybody made a place of a URL, its library need not be there.
+    upath = sys.modules.get("upath")
+    return isinstance(value, (str, Path)) or (upath is not None and isinstance(value, upath.UPath))
 
 
 def is_local(path: Path) -> bool:

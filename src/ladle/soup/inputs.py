@@ -16,7 +16,7 @@ from ladle.checkpoint import (
 )
 from ladle.errors import BadInput, UnreadableCheckpoint
 from ladle.files import is_unfinished
-from ladle.location import is_local, located
+from ladle.location import is_local, is_place, located
 from ladle.runs import Choice, Facts, Member, choose, facts_in, find_members, member_at, natural
 from ladle.soup.fingerprint import same_tensors
 from ladle.soup.pool import Content, Ingredient, Pool
@@ -89,7 +89,7 @@ def gather(
         BadInput: a path or glob leads to no checkpoint, or nothing is left to choose from.
         UnreadableCheckpoint: one that was named is damaged.
     """
-    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    given = [inputs] if is_place(inputs) else list(inputs)
     remarks: list[str] = []
     repeated: list[str] = []
     opened: list[_Opened] = []

@@ -101,9 +101,9 @@ class Maker:
             with self._claimed(folder) as part:
                 if part is not None:
                     turn = Turn(shared_part_of(folder))
-                    if not is_local(folder):
+                    if not is_local(folder):  # Another machine may have been at it.
                         clear_claimed(part)
-                        fetch_folder(shared_part_of(folder), part)
+                        fetch_folder(shared_part_of(folder) / STEPS, part / STEPS)
                     training, pause, log = self._taken_up(run, folder)
                     _Work(self, folder, part, training, pause, log, on_moment, turn).do()
                     publish_folder(folder)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import ladle
 from buckets import BUCKET, contents, s3_server
 from counted_digits import complaint, passes, run_here, write_counted
-from digits import make_runs
+from digits import TASK, make_runs
 from ladle.errors import BadInput, OutputExists
 from ladle.files import cache_folder
 from ladle.location import located
@@ -237,3 +237,46 @@ def test_cook_writes_to_a_url_and_takes_its_evaluations_from_there(
     page = run_here("report", f"{store}/soup")
     assert page.returncode == 0, page.stderr
     assert b"<html" in contents(located(store))["soup/report.html"]
+
+
+def test_a_store_that_is_gone_costs_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = write_counted(tmp_path / "task.py")
+    (runs := tmp_path / "digits").mkdir()
+    make_runs(runs, 2)
+    asked = ["cook", runs / "run-*.pt", "--task", task, "-o", "memory://soups/soup"]
+
+    def gone(*arguments: object, **options: object) -> None:
+        raise ConnectionError("the line is dead")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fsspec.filesystem("memory"), "put_file", gone)
+        failed = run_here(*asked)
+    assert failed.returncode == 1
+    assert "memory://soups/soup could not be written (the line is dead)" in failed.stderr
+    assert passes(task) != []
+    try:
+        assert run_here(*asked).returncode == 0
+        assert passes(task) == []
+        assert nothing_is_left("memory://soups", "soup")
+    finally:
+        fsspec.filesystem("memory").rm("/soups", recursive=True)
+
+
+def test_a_landscape_lies_at_a_url(tmp_path: Path) -> None:
+    (runs := tmp_path / "digits").mkdir()
+    make_runs(runs, 2)
+    asked = ["landscape", *sorted(runs.glob("run-*.pt")), "--task", TASK, "--grid", 3]
+    try:
+        made = run_here(*asked, "-o", "memory://soups/path")
+        assert made.returncode == 0, made.stderr
+        assert run_here(*asked, "-o", tmp_path / "path").returncode == 0
+        found = contents(located("memory://soups/path"))
+        assert found.keys() == contents(tmp_path / "path").keys()
+        assert "path exists; name another" in complaint(
+            run_here(*asked, "-o", "memory://soups/path")
+        )
+        assert nothing_is_left("memory://soups", "path")
+    finally:
+        fsspec.filesystem("memory").rm("/soups", recursive=True)

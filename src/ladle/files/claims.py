@@ -7,11 +7,11 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ladle.errors import OutputExists
+from ladle.errors import OutputExists, UploadFailed
 from ladle.files.places import CLAIM, is_unfinished, part_of, shared_part_of
 from ladle.files.uploads import check_writable, remove_uploaded
 from ladle.location import is_local
@@ -61,10 +61,11 @@ def clear_claimed(part: Path, *, keep: Collection[str] = ()) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove all work on `path`, which this process has claimed."""
+    """Remove all work on `path`, which this process has claimed, as far as it can be removed."""
     shutil.rmtree(part_of(path), ignore_errors=True)
     if not is_local(path):
-        remove_uploaded(shared_part_of(path))
+        with suppress(UploadFailed):
+            remove_uploaded(shared_part_of(path))
 
 
 def _lock(claim: BinaryIO, part: Path, *, is_last: bool) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ladle.errors import BadInput, LadleError
+from ladle.errors import BadInput, UploadFailed
 from ladle.files.places import CLAIM, MARKS, shared_part_of
 
 _AT_ONCE = 8
@@ -21,23 +21,39 @@ _AT_ONCE = 8
 
 
 @contextmanager
-def telling(url: Path) -> Iterator[None]:
-    """Say it in our words where a store does not do what it is asked for.
+def _asking(url: Path) -> Iterator[None]:
+    """Before any work: say it in our words where a store does not do what it is asked for.
 
     Raises:
         BadInput: it does not.
     """
     try:
         yield
-    except LadleError:
-        raise
     except Exception as error:
         # Each store has errors of its own.
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(
-            f"{url} cannot be written or looked at ({reason}); see whether it may be, or name "
-            "another --output"
+            f"{url} cannot be written or looked at ({_reason(error)}); see whether it may be, or "
+            "name another --output"
         ) from error
+
+
+@contextmanager
+def _sending(url: Path) -> Iterator[None]:
+    """The same after the work.
+
+    Raises:
+        UploadFailed: it does not.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UploadFailed(
+            f"{url} could not be written ({_reason(error)}); run the same command again when it can"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_writable(url: Path) -> None:
@@ -46,13 +62,13 @@ def check_writable(url: Path) -> None:
     Raises:
         BadInput: it cannot.
     """
-    with telling(url):
+    with _asking(url):
         _write_empty(shared_part_of(url) / CLAIM)
 
 
 def is_whole(url: Path) -> bool:
     """Whether a file or folder is there, and nobody is, or was, at work on it."""
-    with telling(url):
+    with _asking(url):
         return _is_anything(url) and not (url / CLAIM).exists()
 
 
@@ -61,7 +77,7 @@ def finish_upload(url: Path) -> bool:
 
     One that was cut off after its mark lacks nothing, and is finished.
     """
-    with telling(url):
+    with _asking(url):
         if not _is_anything(url):
             return False
         claim = url / CLAIM
@@ -76,7 +92,7 @@ def finish_upload(url: Path) -> bool:
 def upload_file(source: Path, url: Path) -> None:
     """A file; it appears whole or not at all."""
     new = url.with_name(f"{url.name}.new")
-    with telling(url):
+    with _sending(url):
         _put(source, new)
         _move({url: new})
 
@@ -88,13 +104,12 @@ def publish_uploaded(part: Path, url: Path, made_elsewhere: Mapping[str, Path]) 
     that the store has already: what they will be called within the folder, and where they lie now.
     """
     staged = shared_part_of(url) / "whole"
-    with telling(url):
-        _store(url).invalidate_cache()
-        _remove(staged)
-    upload_folder(part, staged)
     names = [file.relative_to(part).as_posix() for file in _files(part)]
     places = {**made_elsewhere, **{name: staged / name for name in names}}
-    with telling(url):
+    with _sending(url):
+        _store(url).invalidate_cache()
+        _remove(staged)
+        _put_all(part, staged)
         _write_empty(url / CLAIM)
         # With a claim and no mark, what is there counts as not there.
         for mark in MARKS:
@@ -110,20 +125,23 @@ def publish_uploaded(part: Path, url: Path, made_elsewhere: Mapping[str, Path]) 
 
 def remove_uploaded(url: Path) -> None:
     """Remove a file or folder, if it is there."""
-    with telling(url):
+    with _sending(url):
         _remove(url)
 
 
 def upload_folder(folder: Path, url: Path) -> None:
-    """Files of a folder, one by one; those that are there are replaced."""
-    files = {url / file.relative_to(folder).as_posix(): file for file in _files(folder)}
-    with telling(url):
-        _each(lambda one: _put(files[one], one), list(files))
+    """Files of a folder; those that are there are replaced.
+
+    Raises:
+        UploadFailed: the store does not take them, as in all that changes it.
+    """
+    with _sending(url):
+        _put_all(folder, url)
 
 
 def fetch_folder(url: Path, folder: Path) -> None:
     """All files of a folder, if it is there; those that this machine has are replaced."""
-    with telling(url):
+    with _sending(url):
         store = _store(url)
         store.invalidate_cache()
         root = _name(url)
@@ -138,6 +156,11 @@ def fetch_folder(url: Path, folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != CLAIM]
+
+
+def _put_all(folder: Path, url: Path) -> None:
+    files = {url / file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    _each(lambda one: _put(files[one], one), list(files))
 
 
 def _move(places: Mapping[Path, Path]) -> None:

@@ -19,7 +19,7 @@ from ladle.ahead import Map
 from ladle.checkpoint import Checkpoint, MemoryCheckpoint
 from ladle.checkpoint.write import Metadata, Shard, safetensors_files
 from ladle.errors import BadInput
-from ladle.files import cache_folder, publish_file, telling_full_disk
+from ladle.files import cache_folder, publish_file, telling_full_disk, upload_folder
 from ladle.location import is_local
 from ladle.merge import Ingredients, mean, stream
 from ladle.soup.elsewhere import reading_here
@@ -67,7 +67,10 @@ class ShardWriter:
             with safetensors_files(attempt, [shard], self.metadata) as sink:
                 self.soup.stream_into(sink, dtype=self.dtype, names=names, threads=self.threads)
             nbytes = made.stat().st_size
-            publish_file(made, self.folder / shard.name)
+            if is_local(self.folder):
+                publish_file(made, self.folder / shard.name)
+            else:  # Whoever asked for it compares its size before it gets its place.
+                upload_folder(attempt, self.folder)
         return Written(platform.node(), nbytes)
 
 

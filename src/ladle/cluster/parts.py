@@ -8,8 +8,10 @@ references come here, and the workers of a node read one copy of a part in its s
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from ladle.errors import LadleError
@@ -17,8 +19,8 @@ from ladle.predictions import Array
 from ladle.tasks import Task
 from ladle.tasks.base import Precomputing
 
-_LOSSES = 4
-"""Times that one part may be lost with the node that it lies on."""
+_TIMES = 4
+"""So often is a part computed that is lost with the node that it lies on."""
 
 Ask = Callable[..., Any]
 """Has a worker call `computed` with these arguments after the task; waits until that is done, by
@@ -43,7 +45,7 @@ class Parts:
         self._ask, self._at_once = ask, at_once
         self.refs: Mapping[str, Any] = {}
         """References by name, for a worker's `Lender`; another mapping whenever one is new."""
-        self._losses: dict[str, int] = {}
+        self._times: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def compute(self, parts: Mapping[str, int]) -> None:
@@ -76,24 +78,22 @@ class Parts:
         """
         name, count = lacking.args
         with self._lock:
-            if name in sent and self.refs[name] is sent[name]:
-                self._count_loss(name)  # For it is lacking all the same.
+            # Whether it was not sent, or was lost since; or pieces were, before they were together.
             while self.refs.get(name) is sent.get(name):
-                try:
+                self._check_losses(name)
+                with suppress(Lacking):
                     self.compute({name: count})
-                except Lacking:
-                    self._count_loss(name)
 
     def _joined(self, name: str, pieces: list[Future[Any]]) -> Any:
         return self._ask(name, None, *[one.result() for one in pieces])
 
-    def _count_loss(self, name: str) -> None:
-        self._losses[name] = self._losses.get(name, 0) + 1
-        if self._losses[name] == _LOSSES:
+    def _check_losses(self, name: str) -> None:
+        if self._times[name] == _TIMES:
             raise LadleError(
-                f"what the task computes once for {name!r} was lost {_LOSSES} times, with the node "
+                f"what the task computes once for {name!r} was lost {_TIMES} times, with the node "
                 "that it was on; see the logs of Ray"
             )
+        self._times[name] += 1
 
 
 def computed(task: Task, name: str, number: int | None, *pieces: Array) -> Array:

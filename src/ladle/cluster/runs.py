@@ -22,6 +22,7 @@ import ray.cloudpickle
 from ray import exceptions
 
 from ladle.cluster.connect import Cluster
+from ladle.cluster.parts import Lender, Parts, computed
 from ladle.errors import BadInput, BadTask, LadleError
 from ladle.files import is_there, new_file, shared_part_of
 from ladle.location import is_local
@@ -99,7 +100,7 @@ class RayCrew:
     at_once: int | None = None
     tell: Callable[[str], None] = print
     _parts: dict[str, Any] = field(default_factory=dict)
-    """Where in Ray's store is what workers have in common, by name."""
+    """Where in Ray's store is what runs have in common, by name."""
 
     @property
     def is_main(self) -> bool:
@@ -130,29 +131,25 @@ class RayCrew:
         if self._parts or not isinstance(plan.task, Precomputing):
             return
         order = ray.put(_Order.of(plan, self.load, self.seat))
-        of_seat = {"num_cpus": self.seat.cpus, "max_retries": _ATTEMPTS}
-        piece = ray.remote(_piece).options(**of_seat)
-        joined = ray.remote(_joined).options(**of_seat, num_returns=2)
-        under_way: list[Any] = []
-        words: list[Any] = []
-        for name, count in plan.task.parts().items():
-            pieces: list[Any] = []
-            for number in range(count):
-                if len(under_way) == at_once:
-                    _, under_way = ray.wait(under_way, fetch_local=False)
-                pieces.append(piece.remote(order, name, number))
-                under_way.append(pieces[-1])
-            word, self._parts[name] = joined.remote(order, name, *pieces)
-            words.append(word)
+        task = ray.remote(_computed).options(
+            num_cpus=self.seat.cpus, max_retries=_ATTEMPTS, num_returns=2
+        )
         what = f"what task {plan.task.name} computes once"
+
+        def ask(*asked: Any) -> Any:
+            word, found = task.remote(order, *asked)
+            _told(word, what)
+            return found
+
+        parts = Parts(ask, at_once)
         try:
-            for word in words:
-                _told(word, what)
+            parts.compute(plan.task.parts())
         except _LOST as error:
             raise LadleError(
                 f"{what} has lost its workers time and again; see the logs of Ray, and give each "
                 "run more room"
             ) from error
+        self._parts.update(parts.refs)
 
 
 def ray_crew(
@@ -327,20 +324,9 @@ def _identity(task: Task) -> Sequence[str]:
     return [task.name, task.digest, *(split.digest for split in task.splits.values())]
 
 
-def _piece(order: _Order, name: str, number: int) -> Array:
-    """Compute a piece of what all runs need, on a worker."""
-    return _precomputing(order).piece(name, number)
-
-
-def _joined(order: _Order, name: str, *pieces: Array) -> tuple[None, Array]:
-    """Put pieces together, on a worker; first a word that it is done."""
-    return None, _precomputing(order).joined(name, pieces)
-
-
-def _precomputing(order: _Order) -> Precomputing:
-    task = _workshop(order).plan.task
-    assert isinstance(task, Precomputing)  # noqa: S101 -- it was where it was ordered
-    return task
+def _computed(order: _Order, *asked: Any) -> tuple[None, Array]:
+    """See `computed`; first a word that it is done."""
+    return None, computed(_workshop(order).plan.task, *asked)
 
 
 def _make(order: _Order, parts: Mapping[str, Any], job: Job) -> str:
@@ -348,7 +334,7 @@ def _make(order: _Order, parts: Mapping[str, Any], job: Job) -> str:
     workshop = _workshop(order)
     folder = workshop.plan.folder(job)
     if not is_there(folder):
-        workshop.take(parts)
+        workshop.lender.refs = parts
         if job.run is None:
             workshop.maker.base()
         else:
@@ -363,14 +349,7 @@ class _Workshop:
     key: bytes
     plan: Plan
     maker: Maker
-    taken: set[str] = field(default_factory=set)
-
-    def take(self, parts: Mapping[str, Any]) -> None:
-        """Have what others computed, as soon as it is there."""
-        for name in parts.keys() - self.taken:
-            assert isinstance(self.plan.task, Precomputing)  # noqa: S101 -- as above
-            self.plan.task.take(name, ray.get(parts[name]))
-            self.taken.add(name)
+    lender: Lender
 
 
 _workshops: list[_Workshop] = []
@@ -383,10 +362,12 @@ def _workshop(order: _Order) -> _Workshop:
         import torch
 
         torch.set_num_threads(order.seat.cpus)
-        plan = order.plan()
+        plan, lender = order.plan(), Lender({})
+        if isinstance(plan.task, Precomputing):
+            plan.task.lend(lender)
         device = torch.device("cuda" if order.seat.gpus else "cpu")
         maker = plan.maker(accelerator(device, amp=plan.amp), patience=_PATIENCE)
-        _workshops[:] = [_Workshop(key, plan, maker)]
+        _workshops[:] = [_Workshop(key, plan, maker, lender)]
     return _workshops[0]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ladle.ahead import Map, R, T, working_ahead
 from ladle.cluster.connect import Cluster
-from ladle.cluster.parts import Lacking, Lender, Parts, computed
+from ladle.cluster.parts import Lacking, Parts, StoreLender, computed
 from ladle.cluster.sharing import Shared, offer
 from ladle.errors import BadInput, BadTask, LadleError
 from ladle.evaluate import Bar, Dropped, Evaluator, HereForward, Progress
@@ -449,7 +449,7 @@ class _Worker:
         # An actor that fails while it is made cannot say why.
         self._load, self._settings = load, settings
         self._dropped: set[str] = set()
-        self._lender = Lender({})
+        self._lender = StoreLender({})
         self._forward: HereForward | None = None
         self._evaluator: Evaluator | None = None
 

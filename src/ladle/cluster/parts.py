@@ -44,7 +44,7 @@ class Parts:
         """At most `at_once` pieces are under way at a time."""
         self._ask, self._at_once = ask, at_once
         self.refs: Mapping[str, Any] = {}
-        """References by name, for a worker's `Lender`; another mapping whenever one is new."""
+        """References by name, for a worker's `StoreLender`; another mapping whenever one is new."""
         self._times: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -103,7 +103,7 @@ def computed(task: Task, name: str, number: int | None, *pieces: Array) -> Array
     return task.joined(name, pieces) if number is None else task.piece(name, number)
 
 
-class Lender:
+class StoreLender:
     """A worker's: gives its task the parts that are in the store."""
 
     def __init__(self, refs: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ import ray.cloudpickle
 from ray import exceptions
 
 from ladle.cluster.connect import Cluster
-from ladle.cluster.parts import Lender, Parts, computed
+from ladle.cluster.parts import Parts, StoreLender, computed
 from ladle.errors import BadInput, BadTask, LadleError
 from ladle.files import is_there, new_file, shared_part_of
 from ladle.location import is_local
@@ -349,7 +349,7 @@ class _Workshop:
     key: bytes
     plan: Plan
     maker: Maker
-    lender: Lender
+    lender: StoreLender
 
 
 _workshops: list[_Workshop] = []
@@ -362,7 +362,7 @@ def _workshop(order: _Order) -> _Workshop:
         import torch
 
         torch.set_num_threads(order.seat.cpus)
-        plan, lender = order.plan(), Lender({})
+        plan, lender = order.plan(), StoreLender({})
         if isinstance(plan.task, Precomputing):
             plan.task.lend(lender)
         device = torch.device("cuda" if order.seat.gpus else "cpu")

@@ -164,4 +164,5 @@ def _forget_failed(output: Path) -> None:
     for record in output.glob(f"run-*/{RUN_RECORD}"):
         if read_record(record).get("failed") is not None:
             remove_folder(record.parent)
-            (output / JOURNAL).unlink(missing_ok=True)
+            for folder in (output, part_of(output)):
+                (folder / JOURNAL).unlink(missing_ok=True)

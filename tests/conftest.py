@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 # Several processes of tests, each with a thread per core, would stand in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What the libraries have imported by the time that tests begin stays to the end. To look at all of it
-# for garbage, as each run of a sweep does, took a quarter of the tests' time.
+# What libraries have in memory when tests begin stays to the end. To look at all of it for garbage,
+# as each run of a sweep does, took a quarter of the tests' time.
 gc.disable()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ladle.errors import OutputExists
@@ -89,7 +89,7 @@ def publish_folder(path: Path, made_elsewhere: Mapping[str, Path] | None = None)
     nothing is renamed at once, a kill in the last moments leaves neither, and all the work.
 
     `made_elsewhere` are files that other machines wrote: what they will be called within the
-    folder, and where they lie in `shared_part_of(path)`.
+    folder, and where they lie, in a folder of their own within `shared_part_of(path)`.
     """
     part, old = part_of(path), _old(path)
     if not is_local(path):
@@ -98,8 +98,8 @@ def publish_folder(path: Path, made_elsewhere: Mapping[str, Path] | None = None)
         return
     for name, place in (made_elsewhere or {}).items():
         place.replace(part / name)
-        with suppress(OSError):
-            place.parent.rmdir()  # Nothing else is in it.
+    for folder in {place.parent for place in (made_elsewhere or {}).values()}:
+        shutil.rmtree(folder, ignore_errors=True)  # With what lost jobs had begun.
     sync_all(part)
     if os.path.lexists(path):
         path.rename(old)

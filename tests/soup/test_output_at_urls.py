@@ -207,6 +207,7 @@ def test_what_cannot_be_written_is_told_before_any_work(
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_cook_writes_to_a_url_and_takes_its_evaluations_from_there(
     store: str, tmp_path: Path
 ) -> None:

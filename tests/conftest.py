@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -11,6 +12,16 @@ from hypothesis import HealthCheck, settings
 
 # Several processes of tests, each with a thread per core, would stand in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What libraries have in memory when tests begin stays to the end. To look at all of it for garbage,
+# as each run of a sweep does, took a quarter of the tests' time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # Ray notes the last cluster of a machine in here, and `auto` would join that of another process of
 # tests. Short, for sockets lie in it, whose paths may have about a hundred characters.

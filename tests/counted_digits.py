@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,24 @@ def passes(task: str) -> list[str]:
     return lines
 
 
-def run_here(*arguments: object) -> Any:
+def run_here(*arguments: object, cwd: Path | None = None) -> Any:
     """A command in this process: to start another takes seconds."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
+    with (
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+        _inside(cwd or Path.cwd()),
+        pytest.raises(SystemExit) as ended,
+    ):
         main([str(one) for one in arguments])
     return subprocess.CompletedProcess([], ended.value.code, stdout.getvalue(), stderr.getvalue())
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 def complaint(done: Any, exit_code: int = 2) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ladle import files
 from ladle.errors import NoSpace, OutputExists
 from ladle.files import check_room, new_file, part_of, publish_folder, refuse_existing
 
@@ -81,7 +80,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=999))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=999))
     check_room(tmp_path, 999)
     with pytest.raises(NoSpace, match=r"0.0 GB free where 5.0 GB are needed"):
         check_room(tmp_path, 5_000_000_000)

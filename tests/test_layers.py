@@ -18,7 +18,8 @@ LAYERS = [
     ["soup", "tasks"],
     ["merge", "runs"],
     ["checkpoint", "predictions"],
-    ["ahead", "errors", "files", "foreign", "native", "wording"],
+    ["ahead", "files", "foreign", "native", "wording"],
+    ["errors", "location"],
 ]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 # The lowest floor may lean on the errors, which lean on nothing.

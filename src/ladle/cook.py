@@ -27,7 +27,8 @@ from ladle.evaluate import (
     judge,
     unwatched,
 )
-from ladle.files import check_room, claimed
+from ladle.files import check_room, claimed, part_of
+from ladle.location import is_local
 from ladle.report import write_report
 from ladle.soup import (
     Evaluate,
@@ -107,7 +108,7 @@ def cook(
     kitchen = kitchen or Kitchen()
     check_output(pool, output, overwrite=kitchen.overwrite, rank=kitchen.rank)
     check_store(kitchen.store, output)
-    check_room(_existing(output.resolve().parent), room_for(pool, output))
+    check_room(_existing(part_of(output.resolve()).parent), room_for(pool, output))
     with claimed(output) as work:
         own = work / _STORE
         store = Store(kitchen.store or own)
@@ -149,7 +150,10 @@ def cook(
 def _know_written(soup: Soup, output: Path, kitchen: Kitchen) -> None:
     """Let the store know the written model as what was judged, if its weights are the same."""
     kept = kitchen.store or output / _STORE
-    if any(is_adapter(one.checkpoint) for one in soup.pool) or not kept.is_file():
+    # One behind a URL would have to be fetched to be hashed.
+    if any(is_adapter(one.checkpoint) for one in soup.pool) or not is_local(output):
+        return
+    if not kept.is_file():
         return
     model = Pool.of([Ingredient(output.name, open_checkpoint(output))])
     with kitchen.watch(f"reading {output}", model.layout.nbytes) as advance:

@@ -74,6 +74,10 @@ class NoSpace(LadleError):
     """The disk has too little room for the output."""
 
 
+class UploadFailed(LadleError):
+    """A store behind a URL does not take what is sent to it, or give what it has."""
+
+
 class ScoringFailed(LadleError):
     """The user's scoring command or function failed, or gave no number."""
 

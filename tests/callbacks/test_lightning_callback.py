@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import ladle
+from counted_digits import run_here
 from ladle.callbacks import LightningIngredients
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput
@@ -30,7 +31,6 @@ from tiny import bert
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about small trainings
 
 HERE = Path(__file__).parent
-LADLE = Path(sys.executable).with_name("ladle")
 
 SCORE = """
 import sys
@@ -173,10 +173,9 @@ def test_a_step_counts_once_however_many_batches_it_has(tmp_path: Path) -> None:
 
 def test_ladle_cooks_the_folder(swept: Path, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(SCORE)
-    done = subprocess.run(
-        [LADLE, "cook", swept, "--score", f"{sys.executable} score.py {{model}}", "--recipe",
-         "uniform", "-o", "soup", "--json"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
+    done = run_here(
+        "cook", swept, "--score", f"{sys.executable} score.py {{model}}", "--recipe",
+        "uniform", "-o", "soup", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     names = [one["name"] for one in json.loads(done.stdout)["soup"]["ingredients"]]

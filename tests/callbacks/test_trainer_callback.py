@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 import ladle
+from counted_digits import run_here
 from ladle.callbacks import TrainerIngredients
 from ladle.checkpoint import open_checkpoint
 from ladle.errors import BadInput, OutputExists
@@ -28,7 +29,6 @@ from tiny import bert
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about small trainings
 
 HERE = Path(__file__).parent
-LADLE = Path(sys.executable).with_name("ladle")
 
 SCORE = """
 import sys
@@ -158,10 +158,9 @@ def test_chosen_steps_are_kept_within_the_run(swept: Path) -> None:
 def test_ladle_cooks_the_folder(swept: Path, tmp_path: Path) -> None:
     """The runs are its ingredients, the base is the base."""
     (tmp_path / "score.py").write_text(SCORE)
-    done = subprocess.run(
-        [LADLE, "cook", swept, "--score", f"{sys.executable} score.py {{model}}", "--recipe",
-         "uniform", "-o", "soup", "--json"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
+    done = run_here(
+        "cook", swept, "--score", f"{sys.executable} score.py {{model}}", "--recipe",
+        "uniform", "-o", "soup", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     cooked = json.loads(done.stdout)["soup"]
@@ -356,10 +355,9 @@ def test_adapters_are_kept_as_such_beside_the_model_they_change(tmp_path: Path) 
         assert torch.equal(loaded(ids).logits, models[1](ids).logits)
 
     (tmp_path / "score.py").write_text(SCORE)
-    done = subprocess.run(
-        [LADLE, "cook", sweep, "--score", f"{sys.executable} score.py {{model}}", "--recipe",
-         "uniform", "-o", "soup.safetensors", "--json"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
+    done = run_here(
+        "cook", sweep, "--score", f"{sys.executable} score.py {{model}}", "--recipe",
+        "uniform", "-o", "soup.safetensors", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     states = [model.merge_and_unload().state_dict() for model in models]

@@ -87,8 +87,3 @@ def test_a_remote_file_that_changed_is_noticed(store: str) -> None:
     fsspec.filesystem("memory").pipe("/bucket/runs/a/model.safetensors", b"short")
     with pytest.raises(UnreadableCheckpoint, match="changed after it was opened"):
         read(checkpoint, "body.weight")
-
-
-def test_output_is_local(store: str) -> None:
-    with pytest.raises(BadInput, match="write to a local --output"):
-        ladle.uniform(ladle.open(f"{store}/a")).save("s3://bucket/soup")

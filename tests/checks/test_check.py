@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ladle
+from counted_digits import run_here
 from digits import TASK, Digits
 from ladle.checks import Report
 from ladle.checks.barrier import barriers
@@ -398,30 +397,21 @@ def test_a_barrier_is_found_on_data(tmp_path: Path) -> None:
 # --- the command --------------------------------------------------------------------------
 
 
-def ladle_check(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ladle", "check", *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_exit_codes_and_words(tmp_path: Path, base: State, good: list[State]) -> None:
     paths = written(tmp_path, *good)
-    done = ladle_check(*paths)
+    done = run_here("check", *paths)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("soupable: 4 checkpoints\n")
     bad = written(tmp_path / "bad", *(fine_tuned(base, seed=i, head=50 + i) for i in range(2)))
-    done = ladle_check(*bad)
+    done = run_here("check", *bad)
     assert done.returncode == 3
     assert done.stdout.startswith("not soupable: 2 checkpoints\n\nnot soupable: 4.weight was")
-    done = ladle_check(*bad, "--json")
+    done = run_here("check", *bad, "--json")
     assert done.returncode == 3
     document = json.loads(done.stdout)
     assert document["verdict"] == "not soupable"
     assert document["findings"][0]["tensors"] == ["4.weight"]
-    done = ladle_check(tmp_path / "gone.pt")
+    done = run_here("check", tmp_path / "gone.pt")
     assert (done.returncode, done.stdout) == (2, "")
     assert "gone.pt does not exist" in done.stderr
 

@@ -1,4 +1,5 @@
-"""The installed command, as a user types it."""
+"""The command line, as a user types it: the installed one, or, where that says no more, in this
+process."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from counted_digits import run_here
 from digits import TASK, make_runs
 
 LADLE = Path(sys.executable).with_name("ladle")
 
 
-def ladle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def installed(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(LADLE), *map(str, arguments)],
         capture_output=True,
@@ -52,9 +54,9 @@ def pair(tmp_path: Path) -> Path:
 
 
 def test_help_names_every_command_and_is_quick() -> None:
-    ladle("--help")  # the first run compiles
+    installed("--help")  # the first run compiles
     began = time.perf_counter()
-    done = ladle("--help")
+    done = installed("--help")
     seconds = time.perf_counter() - began
     assert done.returncode == 0
     for command in ("inspect", "average", "cook", "evaluate", "sweep", "report", "demo"):
@@ -88,14 +90,14 @@ def loaded_by(*arguments: str) -> set[str]:
 
 
 def test_average_writes_the_mean(pair: Path) -> None:
-    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", cwd=pair)
+    done = installed("average", "a.safetensors", "b.safetensors", "-o", "soup", cwd=pair)
     assert done.returncode == 0, done.stderr
     assert "2 checkpoints (1 tensors, 2 parameters) -> soup" in done.stdout
     assert load_file(pair / "soup" / "model.safetensors")["w"].tolist() == [2.0, 5.0]
 
 
 def test_average_with_weights(pair: Path) -> None:
-    ladle(
+    run_here(
         "average",
         "a.safetensors",
         "b.safetensors",
@@ -110,7 +112,7 @@ def test_average_with_weights(pair: Path) -> None:
 
 def test_weights_may_be_negative_and_normalised(pair: Path) -> None:
     files = ("a.safetensors", "b.safetensors")
-    ladle("average", *files, "--weights=-1,3", "--normalize", "-o", "s.safetensors", cwd=pair)
+    run_here("average", *files, "--weights=-1,3", "--normalize", "-o", "s.safetensors", cwd=pair)
     assert load_file(pair / "s.safetensors")["w"].tolist() == [4.0, 11.0]
 
 
@@ -129,39 +131,43 @@ def test_weights_may_be_negative_and_normalised(pair: Path) -> None:
 def test_a_wrong_flag_is_named_and_nothing_is_written(
     pair: Path, flags: list[str], sentence: str
 ) -> None:
-    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", *flags, cwd=pair)
+    done = run_here("average", "a.safetensors", "b.safetensors", "-o", "soup", *flags, cwd=pair)
     assert sentence in complaint(done)
     assert sorted(p.name for p in pair.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
 def test_an_existing_output_is_refused_and_kept(pair: Path) -> None:
     files = ("a.safetensors", "b.safetensors")
-    ladle("average", *files, "-o", "soup", cwd=pair)
+    run_here("average", *files, "-o", "soup", cwd=pair)
     before = (pair / "soup" / "model.safetensors").read_bytes()
-    done = ladle("average", "a.safetensors", "-o", "soup", cwd=pair)
+    done = run_here("average", "a.safetensors", "-o", "soup", cwd=pair)
     assert "soup exists; name another --output or add --overwrite" in complaint(done)
     assert (pair / "soup" / "model.safetensors").read_bytes() == before
-    assert ladle("average", "a.safetensors", "-o", "soup", "--overwrite", cwd=pair).returncode == 0
+    assert (
+        run_here("average", "a.safetensors", "-o", "soup", "--overwrite", cwd=pair).returncode == 0
+    )
     assert load_file(pair / "soup" / "model.safetensors")["w"].tolist() == [1.0, 2.0]
 
 
 def test_overwrite_does_not_remove_what_ladle_did_not_write(pair: Path) -> None:
     (pair / "thesis").mkdir()
     (pair / "thesis" / "chapter.txt").write_text("years of work")
-    done = ladle("average", "a.safetensors", "-o", "thesis", "--overwrite", cwd=pair)
+    done = run_here("average", "a.safetensors", "-o", "thesis", "--overwrite", cwd=pair)
     assert "thesis is no soup that ladle wrote" in complaint(done)
     assert (pair / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
 def test_dry_run_writes_nothing(pair: Path) -> None:
-    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", "--dry-run", cwd=pair)
+    done = run_here(
+        "average", "a.safetensors", "b.safetensors", "-o", "soup", "--dry-run", cwd=pair
+    )
     assert done.returncode == 0
     assert "would be written to soup" in done.stdout
     assert not (pair / "soup").exists()
 
 
 def test_json_is_the_only_thing_on_stdout(pair: Path) -> None:
-    done = ladle("average", "a.safetensors", "b.safetensors", "-o", "soup", "--json", cwd=pair)
+    done = run_here("average", "a.safetensors", "b.safetensors", "-o", "soup", "--json", cwd=pair)
     document = json.loads(done.stdout)
     assert document["output"] == "soup"
     assert [one["weight"] for one in document["soup"]["ingredients"]] == [0.5, 0.5]
@@ -169,7 +175,7 @@ def test_json_is_the_only_thing_on_stdout(pair: Path) -> None:
 
 def test_inspect_says_what_is_there(pair: Path) -> None:
     save_file({"w": torch.tensor([1.0, float("nan")])}, pair / "bad.safetensors")
-    facts = json.loads(ladle("inspect", "bad.safetensors", "--json", cwd=pair).stdout)
+    facts = json.loads(run_here("inspect", "bad.safetensors", "--json", cwd=pair).stdout)
     (one,) = facts["checkpoints"]
     assert one["non_finite"] == {"w": 1}
     assert one["dtypes"] == {"float32": 1}
@@ -183,7 +189,7 @@ def test_inspect_shows_where_checkpoints_lie_from_their_base(pair: Path) -> None
     # From the base (0, 0): a goes (1, 2), b goes (3, 8). |a| = √5, |b| = √73, a·b = 19.
     save_file({"w": torch.zeros(2)}, pair / "base.safetensors")
     files = ("a.safetensors", "b.safetensors")
-    done = ladle("inspect", *files, "--base", "base.safetensors", "--json", cwd=pair)
+    done = run_here("inspect", *files, "--base", "base.safetensors", "--json", cwd=pair)
     found = json.loads(done.stdout)["geometry"]
     assert found["distances"] == pytest.approx([5**0.5, 73**0.5])
     assert found["angles"][0][1] == pytest.approx(6.0090, abs=1e-3)  # arccos(19 / √365)
@@ -193,7 +199,9 @@ def test_different_layouts_are_told_all_at_once(pair: Path) -> None:
     save_file({"w": torch.zeros(3), "head": torch.zeros(1)}, pair / "c.safetensors")
     save_file({"v": torch.zeros(2)}, pair / "d.safetensors")
     text = complaint(
-        ladle("average", *["a.safetensors", "c.safetensors", "d.safetensors"], "-o", "s", cwd=pair)
+        installed(
+            "average", *["a.safetensors", "c.safetensors", "d.safetensors"], "-o", "s", cwd=pair
+        )
     )
     for line in (
         "w has shape [3], expected [2]",
@@ -207,14 +215,14 @@ def test_different_layouts_are_told_all_at_once(pair: Path) -> None:
 def test_a_truncated_file_is_one_sentence(pair: Path) -> None:
     whole = (pair / "b.safetensors").read_bytes()
     (pair / "b.safetensors").write_bytes(whole[:-3])
-    text = complaint(ladle("average", "a.safetensors", "b.safetensors", "-o", "s", cwd=pair))
+    text = complaint(run_here("average", "a.safetensors", "b.safetensors", "-o", "s", cwd=pair))
     assert text.startswith("ladle: b.safetensors has")
     assert not (pair / "s").exists()
 
 
 def test_nan_is_named_with_file_and_tensor_and_leaves_nothing(pair: Path) -> None:
     save_file({"w": torch.tensor([1.0, float("nan")])}, pair / "bad.safetensors")
-    text = complaint(ladle("average", "a.safetensors", "bad.safetensors", "-o", "s", cwd=pair))
+    text = complaint(run_here("average", "a.safetensors", "bad.safetensors", "-o", "s", cwd=pair))
     assert "bad.safetensors has NaN or infinity in tensor 'w'" in text
     assert not list(pair.glob("s*"))
 
@@ -249,12 +257,12 @@ def test_nan_is_named_with_file_and_tensor_and_leaves_nothing(pair: Path) -> Non
 def test_wrong_input_is_one_sentence_and_exit_code_2(
     pair: Path, arguments: list[str], sentence: str
 ) -> None:
-    assert sentence in complaint(ladle(*arguments, cwd=pair))
+    assert sentence in complaint(run_here(*arguments, cwd=pair))
 
 
 def test_an_unknown_task_key_is_named_with_the_nearest(pair: Path) -> None:
     (pair / "task.toml").write_text('kind = "text"\nmodel = "m"\nmax_lenght = 12\n')
-    done = ladle("cook", "a.safetensors", "-o", "s", "--task", "task.toml", cwd=pair)
+    done = run_here("cook", "a.safetensors", "-o", "s", "--task", "task.toml", cwd=pair)
     assert "unknown key 'max_lenght' (did you mean 'max_length'?)" in complaint(done)
 
 
@@ -265,7 +273,7 @@ def test_cook_with_a_command_that_scores(pair: Path) -> None:
         "w = load_file(sys.argv[1])['w']\n"
         "print('the loss of', sys.argv[1], 'is'); print(abs(float(w.sum()) - 7.0))\n"
     )
-    done = ladle(
+    done = installed(
         "cook", "a.safetensors", "b.safetensors", "-o", "soup", "--mode", "min",
         "--score", f"{sys.executable} score.py {{model}}", cwd=pair,
     )  # fmt: skip
@@ -277,7 +285,7 @@ def test_cook_with_a_command_that_scores(pair: Path) -> None:
 
 
 def test_a_scoring_command_that_fails_is_exit_code_1(pair: Path) -> None:
-    done = ladle(
+    done = run_here(
         "cook", "a.safetensors", "-o", "s", "--score", "echo no luck >&2; false {model}", cwd=pair
     )
     assert "exited with 1: no luck" in complaint(done, 1)
@@ -286,9 +294,9 @@ def test_a_scoring_command_that_fails_is_exit_code_1(pair: Path) -> None:
 @pytest.mark.slow
 def test_a_scoring_command_that_prints_json(pair: Path) -> None:
     command = 'echo \'{{"acc": 0.5, "loss": 2}}\' # {model}'.replace("{{", "{").replace("}}", "}")
-    done = ladle("cook", "a.safetensors", "-o", "s", "--score", command, cwd=pair)
+    done = installed("cook", "a.safetensors", "-o", "s", "--score", command, cwd=pair)
     assert "gave acc, loss; say which with --metric" in complaint(done, 1)
-    done = ladle(
+    done = installed(
         "cook", "a.safetensors", "-o", "s", "--score", command, "--metric", "acc", cwd=pair
     )
     assert done.returncode == 0, done.stderr
@@ -303,11 +311,13 @@ def test_cook_with_a_function_of_a_live_model(runs: Path, tmp_path: Path) -> Non
         "    said = task.predict(model, 'held-out', device=torch.device('cpu'), batch_size=64)\n"
         "    return {'accuracy': (said.argmax(1) == task.splits['held-out'].labels).mean()}\n"
     )
-    black = ladle(
+    black = installed(
         "cook", runs / "run-*.pt", "--score", "mine.py:score", "--model", "mine.py:build",
         "-o", "black", "--json", cwd=tmp_path,
     )  # fmt: skip
-    white = ladle("cook", runs / "run-*.pt", "--task", TASK, "-o", "white", "--json", cwd=tmp_path)
+    white = installed(
+        "cook", runs / "run-*.pt", "--task", TASK, "-o", "white", "--json", cwd=tmp_path
+    )
     assert black.returncode == white.returncode == 0, black.stderr + white.stderr
     scores = [
         [one["score"] for one in json.loads(done.stdout)["soup"]["tastings"]]
@@ -319,7 +329,7 @@ def test_cook_with_a_function_of_a_live_model(runs: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_cook_then_evaluate_and_report(runs: Path, tmp_path: Path) -> None:
     base = runs / "base.pt"
-    cooked = ladle(
+    cooked = installed(
         "cook", runs / "run-*.pt", "--task", TASK, "--base", base, "-o", tmp_path / "soup"
     )
     assert cooked.returncode == 0, cooked.stderr
@@ -327,9 +337,9 @@ def test_cook_then_evaluate_and_report(runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "soup" / "report.html"
     first = page.read_text()
     page.unlink()
-    assert ladle("report", tmp_path / "soup").returncode == 0
+    assert installed("report", tmp_path / "soup").returncode == 0
     assert page.read_text() == first
-    scored = ladle(
+    scored = installed(
         "evaluate",
         tmp_path / "soup",
         base,
@@ -349,12 +359,12 @@ def test_cook_then_evaluate_and_report(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_split_that_is_not_there_is_named(runs: Path) -> None:
-    done = ladle("evaluate", runs / "base.pt", "--task", TASK, "--split", "tset")
+    done = installed("evaluate", runs / "base.pt", "--task", TASK, "--split", "tset")
     assert "--split 'tset': task digits has train, held-out, test, noisy" in complaint(done)
 
 
 def test_debug_shows_the_traceback(pair: Path) -> None:
-    done = ladle("average", "a.safetensors", "nope", "-o", "s", "--debug", cwd=pair)
+    done = run_here("average", "a.safetensors", "nope", "-o", "s", "--debug", cwd=pair)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
@@ -415,14 +425,14 @@ def test_decimal_weights_of_copies_give_the_copy(pair: Path) -> None:
         save_file(state, pair / f"{name}.safetensors")
     files = ("x.safetensors", "y.safetensors", "z.safetensors")
     weights = "0.3333333,0.3333333,0.3333333"
-    done = ladle("average", *files, "--weights", weights, "-o", "s.safetensors", cwd=pair)
+    done = run_here("average", *files, "--weights", weights, "-o", "s.safetensors", cwd=pair)
     assert done.returncode == 0, done.stderr
     assert load_file(pair / "s.safetensors")["w"].tolist() == torch.tensor([0.1, 1e6]).tolist()
 
 
 def test_a_report_replaces_no_file_of_somebody_else(runs: Path, tmp_path: Path) -> None:
-    ladle("average", runs / "run-*.pt", "-o", tmp_path / "soup")
+    run_here("average", runs / "run-*.pt", "-o", tmp_path / "soup")
     (tmp_path / "thesis.md").write_text("years of work")
-    done = ladle("report", tmp_path / "soup", "-o", tmp_path / "thesis.md")
+    done = run_here("report", tmp_path / "soup", "-o", tmp_path / "thesis.md")
     assert "thesis.md exists" in complaint(done)
     assert (tmp_path / "thesis.md").read_text() == "years of work"

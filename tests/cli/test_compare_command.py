@@ -79,6 +79,7 @@ def test_json_is_the_record_and_nothing_else(runs: Path, task: str, tmp_path: Pa
     assert found["comparison"] == record_of(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_two_basins_are_told(runs: Path, task: str, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +23,11 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 import ladle
 from digits import make_runs
-from ladle.checkpoint.location import located
 from ladle.cluster import Cluster, Settings, Size, Workers
 from ladle.cook import Kitchen, cook
 from ladle.errors import BadInput, BadTask
 from ladle.evaluate import Evaluator, Store
+from ladle.location import located
 from ladle.soup import Pool, Soup
 from ladle.tasks import Task, load_task
 
@@ -51,10 +50,7 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def local(marks: Path) -> Iterator[LocalCluster]:
     """Two nodes of two CPUs; this process is connected to them."""
-    # Not where Ray's `auto` looks, and short, for sockets live there.
-    place = tempfile.mkdtemp(prefix="lray-")
-    head = {**NODE, "include_dashboard": False, "temp_dir": place}
-    found = LocalCluster(initialize_head=True, head_node_args=head)
+    found = LocalCluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         found.add_node(**NODE)
         ray.init(found.address, log_to_driver=False, configure_logging=False)
@@ -62,7 +58,6 @@ def local(marks: Path) -> Iterator[LocalCluster]:
     finally:
         ray.shutdown()
         found.shutdown()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture

@@ -17,35 +17,13 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.cluster_utils import Cluster
+from slow_points import STEPS, steps, write_slow
 
 from reviews import write_task
 from sweep_files import files
 
 pytestmark = pytest.mark.slow
-TESTS = Path(__file__).parents[1]
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
-TASK = f"""
-import os, sys, time
-from pathlib import Path
-sys.path.append({str(TESTS)!r})
-from toy_task import PointsTask
-
-LOG = Path(__file__).with_name("steps.log")
-MEET = Path(__file__).with_name("meet")
-
-class Slow(PointsTask):
-    '''Says which process took a step, and takes its time.'''
-    def logits(self, model, inputs):
-        if model.training and LOG.exists():
-            with LOG.open("a") as log:
-                log.write(f"{{os.getpid()}}\\n")
-            while MEET.exists() and len(set(LOG.read_text().split())) < 2:
-                time.sleep(0.03)
-            time.sleep(0.03)
-        return super().logits(model, inputs)
-"""
-STEPS = 150
-"""Of a run: 3 epochs of 50."""
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +40,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A task, a space, and a log of all steps that are taken."""
-    (tmp_path / "task.py").write_text(TASK)
-    (tmp_path / "space.toml").write_text("epochs = 3\nbatch_size = 1\ndropout = 0.1\n")
+    write_slow(tmp_path)
     return tmp_path
 
 
@@ -88,11 +65,6 @@ def done(folder: Path, output: str, *more: str) -> str:
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
-
-
-def steps(folder: Path) -> list[int]:
-    """The processes that took a step, one for each."""
-    return [int(line) for line in (folder / "steps.log").read_text().splitlines()]
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

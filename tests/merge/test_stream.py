@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ladle
-from ladle.checkpoint import location, open_checkpoint, stored, write
+from ladle.checkpoint import open_checkpoint, reading, stored, write
 from ladle.checkpoint.numbers import Float64
 from ladle.errors import BadInput, NonFiniteTensor
 from ladle.merge import Ingredients, Linear, Merge, Readings, mean, stream
@@ -167,7 +167,7 @@ def test_every_byte_is_read_once(
     def counted(descriptor: int, offset: int, out: Any) -> int:
         nonlocal nbytes
         nbytes += out.nbytes
-        return location.fill(descriptor, offset, out)
+        return reading.fill(descriptor, offset, out)
 
     monkeypatch.setattr(stored, "fill", counted)
     monkeypatch.setattr("ladle.checkpoint.hashing.fill", counted)
@@ -230,7 +230,7 @@ def options(hashed: bool) -> WriteOptions:
 def test_more_files_than_are_kept_open_are_read_and_none_stays_open(
     spoilt: bool, tmp_path: Path
 ) -> None:
-    n = location.MOST_KEPT + 5
+    n = reading.MOST_KEPT + 5
     states: list[State] = [{"w": torch.full((100,), float(i))} for i in range(n)]
     states[n - 1]["w"][60] = float("nan") if spoilt else n - 1
     pool = pool_of(tmp_path, *states)

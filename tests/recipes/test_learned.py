@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 import ladle
 import tiny
+from counted_digits import complaint, run_here
 from digits import TASK, Digits, make_runs
 from ladle.errors import BadInput, Diverged
 from ladle.evaluate import Evaluator
@@ -621,9 +622,7 @@ def test_the_command_says_that_held_out_scores_are_no_estimates_any_more(
 
 def test_the_command_refuses_in_one_sentence(runs: list[Path], tmp_path: Path) -> None:
     def said(command: list[str]) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        return done.stderr
+        return complaint(run_here(*command[1:]))
 
     other = cook(runs, tmp_path / "soup", "--affine")
     other[other.index("learned")] = "greedy"

@@ -63,6 +63,7 @@ def singles(pool: Pool) -> list[Soup]:
     return [ladle.uniform(pool.subset([i])) for i in range(len(pool))]
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(2, 5),

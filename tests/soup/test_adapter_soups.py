@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 import ladle
 import tiny
+from counted_digits import run_here
 from ladle.checkpoint import open_checkpoint
 from ladle.checkpoint.naming import Renamed
 from ladle.errors import BadInput, LayoutMismatch
@@ -710,23 +711,14 @@ def test_a_base_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
-
-    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ladle", *map(str, arguments)],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-
-    done = run("average", *paths, "-o", tmp_path / "exact")
+    done = run_here("average", *paths, "-o", tmp_path / "exact")
     assert done.returncode == 0, done.stderr
     assert "adapter of rank 8, exact; --rank truncates it" in done.stdout
-    done = run("average", *paths, "-o", tmp_path / "small", "--rank", 2, "--json")
+    done = run_here("average", *paths, "-o", tmp_path / "small", "--rank", 2, "--json")
     assert json.loads(done.stdout)["soup"]["adapter"]["rank"] == 2
     assert 'library_name: "peft"' in (tmp_path / "small" / "README.md").read_text()
     bert().save_pretrained(tmp_path / "base")
-    done = run("average", tmp_path / "base", "-o", tmp_path / "x", "--rank", 2)
+    done = run_here("average", tmp_path / "base", "-o", tmp_path / "x", "--rank", 2)
     assert (done.returncode, done.stderr) == (
         2,
         "ladle: --rank is for LoRA adapters, and these are none; leave it out\n",
@@ -738,9 +730,7 @@ def test_distances_from_the_base_are_those_of_the_changes(tmp_path: Path) -> Non
     paths = adapters(tmp_path, bert, [config] * 2)
     state = {n: t for n, t in bert().state_dict().items() if not n.startswith("classifier")}
     save_file(state, tmp_path / "base.safetensors")
-    command = [sys.executable, "-m", "ladle", "inspect", *map(str, paths), "--json"]
-    command += ["--base", str(tmp_path / "base.safetensors")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = run_here("inspect", *paths, "--json", "--base", tmp_path / "base.safetensors")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["geometry"]
     each = [changes(path, bert) for path in paths]
@@ -764,8 +754,7 @@ def test_one_file_for_adapters_is_refused_before_any_work(tmp_path: Path) -> Non
         (["cook", *score], "a soup of adapters is a folder"),
         (["cook", *score, *base], f"--rank truncates an adapter, and {file} would be a whole"),
     ):
-        command = [sys.executable, "-m", "ladle", arguments[0], *map(str, paths), *arguments[1:]]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = run_here(arguments[0], *paths, *arguments[1:])
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert told in done.stderr
     assert not mark.exists()
@@ -881,8 +870,8 @@ def test_a_truncated_soup_is_judged_as_it_is_written(tmp_path: Path, recipe: str
 def test_a_scoring_command_sees_the_truncated_adapter(tmp_path: Path) -> None:
     paths = adapters(tmp_path, bert, [{"r": 4, "target_modules": ["query"]}] * 2)
     look = "import json, sys; print(-json.load(open(sys.argv[1] + '/adapter_config.json'))['r'])"
-    command = [sys.executable, "-m", "ladle", "cook", *map(str, paths), "--rank", "2", "--json"]
-    command += ["--score", f'"{sys.executable}" -c "{look}" {{model}}', "-o", f"{tmp_path}/soup"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    score = f'"{sys.executable}" -c "{look}" {{model}}'
+    out = tmp_path / "soup"
+    done = run_here("cook", *paths, "--rank", 2, "--json", "--score", score, "-o", out)
     assert done.returncode == 0, done.stderr
     assert {one["score"] for one in json.loads(done.stdout)["soup"]["tastings"]} == {-2.0}

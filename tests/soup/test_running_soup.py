@@ -63,6 +63,7 @@ def test_it_has_the_bits_of_the_soup_of_the_files(
         assert same_bits(running(*order).state_dict(), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @given(data=st.data())
 @settings(max_examples=80)

@@ -21,6 +21,7 @@ from ladle.files import (
     refuse_existing,
     telling_full_disk,
 )
+from ladle.location import is_local
 from ladle.soup import Ingredient
 from ladle.tasks import Task
 
@@ -113,7 +114,8 @@ def looking(output: Path, task: Task, *, store: Path | None = None) -> Iterator[
         BadInput: the store knows other tasks only.
     """
     places = [store] if store else [part_of(output) / _STORE, output / _STORE]
-    place = next((place for place in places if place.is_file()), None)
+    # What is behind a URL is fetched only when there is work to do.
+    place = next((place for place in places if is_local(place) and place.is_file()), None)
     opened = Store(place)
     try:
         if place:

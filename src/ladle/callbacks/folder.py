@@ -16,7 +16,14 @@ import numpy as np
 
 from ladle.checkpoint import Checkpoint, open_checkpoint
 from ladle.errors import BadInput, OutputExists
-from ladle.files import claimed, clear_claimed, part_of, publish_folder, publish_new_folder
+from ladle.files import (
+    claimed,
+    clear_claimed,
+    part_of,
+    publish_file,
+    publish_folder,
+    publish_new_folder,
+)
 from ladle.merge.finite import count_non_finite
 from ladle.merge.slices import read_bytes, slices
 from ladle.runs.records import (
@@ -219,7 +226,9 @@ class RunFolder:
         # Written last, so that a folder that says it is a sweep has a base.
         file = self.folder / SWEEP_RECORD
         if not file.exists():
-            write_record(file, _SWEEP)
+            # From where nobody else writes: runs may begin at the same time.
+            write_record(self._part / SWEEP_RECORD, _SWEEP)
+            publish_file(self._part / SWEEP_RECORD, file)
         self._base = open_checkpoint(self.folder / BASE).digest()
 
     def _abandon(self) -> None:

@@ -3,7 +3,6 @@
 from ladle.checkpoint.adapter import AdapterCheckpoint
 from ladle.checkpoint.applied import Applied
 from ladle.checkpoint.base import Bytes, Checkpoint, Envelope, Layout, TensorSpec
-from ladle.checkpoint.location import is_local, located
 from ladle.checkpoint.memory import MemoryCheckpoint
 from ladle.checkpoint.naming import matched, renamed, renamed_as, taken_by
 from ladle.checkpoint.open import (
@@ -26,9 +25,7 @@ __all__ = [
     "MemoryCheckpoint",
     "TensorSpec",
     "holds_weights",
-    "is_local",
     "is_weights_file",
-    "located",
     "matched",
     "open_checkpoint",
     "renamed",

@@ -15,8 +15,8 @@ from typing import Any
 from ladle.checkpoint.base import Envelope, Layout, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
 from ladle.checkpoint.inert import InertUnpickler, Record
-from ladle.checkpoint.location import opened
 from ladle.checkpoint.nested import Found, find_state
+from ladle.checkpoint.reading import opened
 from ladle.checkpoint.regions import Box, Region, Tiled
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_archive import TorchArchive, is_tensor

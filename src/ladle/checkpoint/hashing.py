@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ladle.checkpoint.base import Bytes
-from ladle.checkpoint.location import fetch_remote, fill, is_local, opened_raw
+from ladle.checkpoint.reading import fetch_remote, fill, opened_raw
+from ladle.location import is_local
 
 _BLOCK = 1 << 20
 """Bytes, read at once where nobody else reads them; what is skipped up to here is read too."""

@@ -11,12 +11,13 @@ from ladle.checkpoint.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from ladle.checkpoint.adapter import read_adapter
 from ladle.checkpoint.base import Checkpoint
 from ladle.checkpoint.distributed import METADATA, PART, read_distributed
-from ladle.checkpoint.location import is_zip, located
+from ladle.checkpoint.reading import is_zip
 from ladle.checkpoint.safetensors import read_safetensors
 from ladle.checkpoint.sharded import INDEX_SUFFIXES, read_sharded
 from ladle.checkpoint.torch_file import read_torch_file
 from ladle.errors import UnreadableCheckpoint
 from ladle.foreign import offered
+from ladle.location import located
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ladle.checkpoint.base import Bytes, TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
-from ladle.checkpoint.location import is_local
+from ladle.location import is_local
 
 Fetch = Callable[[Path, int, Bytes], None]
 """Fills a buffer from an offset of a file on, if the file is still the one that was opened.

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout
 from ladle.checkpoint.hashing import RunningSha256
-from ladle.checkpoint.location import fetch_remote, fill, is_local, opened_raw
+from ladle.checkpoint.reading import fetch_remote, fill, opened_raw
 from ladle.checkpoint.regions import Region
 from ladle.errors import UnreadableCheckpoint
+from ladle.location import is_local
 
 
 @dataclass(frozen=True)

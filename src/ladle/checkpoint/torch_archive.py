@@ -19,7 +19,7 @@ import numpy as np
 from ladle.checkpoint.base import TensorSpec
 from ladle.checkpoint.dtypes import ITEMSIZE
 from ladle.checkpoint.inert import InertUnpickler, Record
-from ladle.checkpoint.location import opened
+from ladle.checkpoint.reading import opened
 from ladle.checkpoint.regions import Plain, Region, Strided
 from ladle.errors import UnreadableCheckpoint
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ladle.checkpoint.base import Envelope, Layout, TensorSpec
-from ladle.checkpoint.location import is_zip
 from ladle.checkpoint.nested import PLACES, find_state, plain_values
+from ladle.checkpoint.reading import is_zip
 from ladle.checkpoint.regions import Plain, Region
 from ladle.checkpoint.stored import StoredCheckpoint
 from ladle.checkpoint.torch_archive import TorchArchive, is_tensor

@@ -12,6 +12,7 @@ from ladle.checks.findings import Finding, Report
 from ladle.checks.headers import alike
 from ladle.checks.lineage import lineage
 from ladle.evaluate import Evaluator
+from ladle.location import is_place
 from ladle.soup import Gathered, Ingredient, Pool, gather, with_base
 from ladle.tasks import Task
 
@@ -39,7 +40,7 @@ def check(
         'soupable'
     """
     found = inputs if isinstance(inputs, Gathered) else gather(inputs)
-    origin = open_checkpoint(base) if isinstance(base, (str, Path)) else base
+    origin = open_checkpoint(base) if is_place(base) else base
     return _report(found, origin, task, seed, advance)
 
 

@@ -43,8 +43,15 @@ def place(
 
 
 def home(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """A path whose ~ no shell has replaced, as in --output=~/soup."""
+    """A path whose ~ no shell has replaced, as in --store=~/scores.sqlite."""
     return None if value is None else value.expanduser()
+
+
+def anywhere(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """A path, or a URL that fsspec knows."""
+    from ladle.location import located
+
+    return None if value is None else located(value)
 
 
 inputs = click.argument("inputs", nargs=-1, required=True, metavar="CKPT...")
@@ -54,16 +61,16 @@ output = click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
-    callback=home,
+    metavar="PATH|URL",
+    callback=anywhere,
     help="A folder, or a file that ends in .safetensors, .pt, .pth, .ckpt or .pth.tar.",
 )
 folder = click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
-    callback=home,
+    metavar="PATH|URL",
+    callback=anywhere,
     help="A new folder.",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that ladle wrote.")
@@ -312,10 +319,11 @@ class Crew:
 def start(base: str | Path | None, inputs: tuple[str, ...]) -> Ingredient | None:
     """What the checkpoints were fine-tuned from: as given, or what a sweep's folder has."""
     from ladle.checkpoint import open_checkpoint
+    from ladle.location import located
     from ladle.soup import Ingredient
 
-    if base is None and len(inputs) == 1 and (Path(inputs[0]) / "sweep.json").is_file():
-        base = Path(inputs[0]) / "base"
+    if base is None and len(inputs) == 1 and (located(inputs[0]) / "sweep.json").is_file():
+        base = located(inputs[0]) / "base"
     return None if base is None else Ingredient("base", open_checkpoint(base))
 
 

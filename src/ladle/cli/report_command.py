@@ -10,8 +10,10 @@ from ladle.cli import options, screen
 
 
 @click.command("report")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: DIR/report.html.")
+@click.argument("folder", callback=options.anywhere, metavar="DIR")
+@click.option(
+    "-o", "--output", metavar="FILE", callback=options.anywhere, help="Default: DIR/report.html."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file that -o names.")
 @options.always
 def command(folder: Path, output: Path | None, overwrite: bool, as_json: bool, debug: bool) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
-    callback=options.home,
+    metavar="PATH|URL",
+    callback=options.anywhere,
     help="The sweep's folder.",
 )
 @click.option(

@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ladle.checkpoint.location import is_local, readable
 from ladle.errors import BadInput, LadleError, MissingExtra
+from ladle.location import is_local, readable
 
 AUTO = "auto"
 _SECONDS_TO_ANSWER = 5

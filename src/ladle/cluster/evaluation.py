@@ -11,9 +11,10 @@ import queue
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -22,6 +23,7 @@ import numpy as np
 
 from ladle.ahead import Map, R, T, working_ahead
 from ladle.cluster.connect import Cluster
+from ladle.cluster.parts import Lacking, Parts, StoreLender, computed
 from ladle.cluster.sharing import Shared, offer
 from ladle.errors import BadInput, BadTask, LadleError
 from ladle.evaluate import Bar, Dropped, Evaluator, HereForward, Progress
@@ -29,6 +31,7 @@ from ladle.evaluate.arithmetic import Arithmetic
 from ladle.predictions import Array, ExampleNumbers
 from ladle.soup import Pool, Soup
 from ladle.tasks import PredictsInBatches, Task
+from ladle.tasks.base import Precomputing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +76,8 @@ class Workers:
     """A `Forward` and a `Crew` (see `ladle.evaluate`): many models, each held by an actor.
 
     An actor that is lost is replaced, and what it had under way is asked again. So long as one is
-    left, the work goes on.
+    left, the work goes on. What the task computes once for all models, they compute together when
+    one of them first needs it.
 
     Example:
         >>> with connected("auto") as cluster, Workers(cluster, load, task) as workers:
@@ -118,6 +122,7 @@ class Workers:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._actors: set[Any] = set()
         self._shared: WeakSet[Shared] = WeakSet()
+        self._parts = Parts(self._compute, self.count)
         self._lock = threading.Lock()
         self._used = False
         self._lost_loading = 0
@@ -352,31 +357,65 @@ class Workers:
         is_dropped: Callable[[], bool],
         only_idle: bool = False,
     ) -> Any:
-        ray = self._ray
         # Before there is a worker: to estimate statistics that the soup has takes one, too.
-        content = ray.cloudpickle.dumps(asked)
+        content = self._ray.cloudpickle.dumps(asked)
+        while True:
+            parts = self._parts.refs
+            serve = partial(self._waited_for, method, content, parts, is_dropped)
+            answer = self._served(serve, is_dropped, only_idle=only_idle)
+            if not isinstance(answer, Lacking):
+                return _opened(answer)
+            self._parts.provide(answer, parts)
+
+    def _served(
+        self,
+        serve: Callable[[Any], T],
+        is_dropped: Callable[[], bool],
+        *,
+        only_idle: bool = False,
+    ) -> T:
+        """What `serve` gives with an idle worker; with another one if that is lost."""
         for _ in range(_LIVES):
             actor = self._leased(is_dropped, only_idle=only_idle)
             self._used = True
-            ticket = uuid.uuid4().hex
             try:
-                answer = self._waited_for(actor, ticket, method, content, is_dropped)
-            except ray.exceptions.RayActorError:
+                found = serve(actor)
+            except self._ray.exceptions.RayActorError:
                 self._lose(actor)
                 self._hire()
                 continue
             self._idle.put(actor)
-            return _opened(answer)
+            return found
         raise LadleError(
             f"{_LIVES} workers were lost one after the other at the same evaluation; see whether "
             "their nodes have memory enough for the model, and the logs of Ray"
         )
 
+    def _compute(self, *asked: Any) -> Any:
+        """See `ladle.cluster.parts.Ask`."""
+
+        def serve(actor: Any) -> tuple[Any, Any]:
+            word, found = actor.compute.options(num_returns=2).remote(*asked)
+            try:
+                return self._ray.get(word), found
+            except self._ray.exceptions.ObjectLostError:
+                return Lacking(asked[0], 0), None
+
+        word, found = self._served(serve, lambda: False)
+        _opened(word)
+        return found
+
     def _waited_for(
-        self, actor: Any, ticket: str, method: str, content: bytes, is_dropped: Callable[[], bool]
+        self,
+        method: str,
+        content: bytes,
+        parts: Mapping[str, Any],
+        is_dropped: Callable[[], bool],
+        actor: Any,
     ) -> Any:
+        ticket = uuid.uuid4().hex
         shared = [one.ref for one in tuple(self._shared)]
-        answer = actor.answer.remote(ticket, method, content, shared)
+        answer = actor.answer.remote(ticket, method, content, shared, parts)
         told = False
         while not self._ray.wait([answer], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
             if is_dropped() and not told:
@@ -410,16 +449,25 @@ class _Worker:
         # An actor that fails while it is made cannot say why.
         self._load, self._settings = load, settings
         self._dropped: set[str] = set()
+        self._lender = StoreLender({})
         self._forward: HereForward | None = None
         self._evaluator: Evaluator | None = None
 
     def identity(self) -> Any:
         return _told(lambda: _identity(self._loaded()))
 
-    def answer(self, ticket: str, method: str, content: bytes, shared: Sequence[Any]) -> Any:
+    def answer(
+        self,
+        ticket: str,
+        method: str,
+        content: bytes,
+        shared: Sequence[Any],
+        parts: Mapping[str, Any],
+    ) -> Any:
         import ray.cloudpickle
 
         offer(shared)
+        self._lender.refs = parts
 
         def found() -> Any:
             asked = ray.cloudpickle.loads(content)
@@ -430,6 +478,13 @@ class _Worker:
         finally:
             self._dropped.discard(ticket)
 
+    def compute(self, *asked: Any) -> tuple[Any, Array | None]:
+        """See `computed`; first an error that a user is told, or None."""
+        _ = self._here
+        task = cast(Evaluator, self._evaluator).task
+        found = _told(lambda: computed(task, *asked))
+        return (found, None) if isinstance(found, LadleError) else (None, found)
+
     def drop(self, ticket: str) -> None:
         self._dropped.add(ticket)
 
@@ -437,6 +492,8 @@ class _Worker:
 
     def _loaded(self) -> Task:
         task = self._load()
+        if isinstance(task, Precomputing):
+            task.lend(self._lender)
         one = self._settings
         self._forward = HereForward(
             task,

@@ -22,8 +22,10 @@ import ray.cloudpickle
 from ray import exceptions
 
 from ladle.cluster.connect import Cluster
+from ladle.cluster.parts import Parts, StoreLender, computed
 from ladle.errors import BadInput, BadTask, LadleError
-from ladle.files import part_of
+from ladle.files import is_there, new_file, shared_part_of
+from ladle.location import is_local
 from ladle.predictions import Array
 from ladle.runs.records import SWEEP_RECORD, Score
 from ladle.sweep.crew import Job, Plan, accelerator
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 _PROGRESS = "progress.json"
 _TELL_SECONDS = 1.0
 """Between two words of a run on how far it is, and between two looks of who watches."""
+
+_TELL_SHARE = 0.02
+"""Of the time, what goes into such words at most; a store far away takes them slowly."""
 
 _PATIENCE = 150.0
 """For which a run waits for a worker that had it: NFS takes 90 seconds to give up a dead one."""
@@ -95,7 +100,7 @@ class RayCrew:
     at_once: int | None = None
     tell: Callable[[str], None] = print
     _parts: dict[str, Any] = field(default_factory=dict)
-    """Where in Ray's store is what workers have in common, by name."""
+    """Where in Ray's store is what runs have in common, by name."""
 
     @property
     def is_main(self) -> bool:
@@ -110,7 +115,7 @@ class RayCrew:
         """
         room = self.cluster.room(cpus=self.seat.cpus, gpus=self.seat.gpus)
         plan = replace(plan, output=plan.output.resolve())
-        if all(plan.folder(job).exists() for job in jobs):
+        if all(is_there(plan.folder(job)) for job in jobs):
             return
         self.cluster.check_paths([plan.output / SWEEP_RECORD])
         at_once = min(room, self.at_once or room)
@@ -126,29 +131,25 @@ class RayCrew:
         if self._parts or not isinstance(plan.task, Precomputing):
             return
         order = ray.put(_Order.of(plan, self.load, self.seat))
-        of_seat = {"num_cpus": self.seat.cpus, "max_retries": _ATTEMPTS}
-        piece = ray.remote(_piece).options(**of_seat)
-        joined = ray.remote(_joined).options(**of_seat, num_returns=2)
-        under_way: list[Any] = []
-        words: list[Any] = []
-        for name, count in plan.task.parts().items():
-            pieces: list[Any] = []
-            for number in range(count):
-                if len(under_way) == at_once:
-                    _, under_way = ray.wait(under_way, fetch_local=False)
-                pieces.append(piece.remote(order, name, number))
-                under_way.append(pieces[-1])
-            word, self._parts[name] = joined.remote(order, name, *pieces)
-            words.append(word)
+        task = ray.remote(_computed).options(
+            num_cpus=self.seat.cpus, max_retries=_ATTEMPTS, num_returns=2
+        )
         what = f"what task {plan.task.name} computes once"
+
+        def ask(*asked: Any) -> Any:
+            word, found = task.remote(order, *asked)
+            _told(word, what)
+            return found
+
+        parts = Parts(ask, at_once)
         try:
-            for word in words:
-                _told(word, what)
+            parts.compute(plan.task.parts())
         except _LOST as error:
             raise LadleError(
                 f"{what} has lost its workers time and again; see the logs of Ray, and give each "
                 "run more room"
             ) from error
+        self._parts.update(parts.refs)
 
 
 def ray_crew(
@@ -215,7 +216,7 @@ class _Shift:
 
     def _look(self, attempt: _Attempt) -> None:
         """Tell how far a run is, if it has gone on."""
-        found = _read_progress(part_of(self._plan.folder(attempt.job)))
+        found = _read_progress(shared_part_of(self._plan.folder(attempt.job)))
         if found is None:
             return
         moment, scores = found
@@ -280,14 +281,15 @@ def _told(ref: Any, what: str) -> Any:
 
 def _wait_until_seen(folder: Path, node: str) -> None:
     deadline = time.monotonic() + _SEEN_SECONDS
-    while not folder.exists():
+    while not is_there(folder):
         if time.monotonic() > deadline:
             raise BadInput(
                 f"node {node} of the Ray cluster has made {folder}, and this machine does not find "
                 "it; name an --output on storage that all machines share"
             )
         time.sleep(0.1)
-        os.listdir(folder.parent)  # noqa: PTH208 -- so that NFS looks again
+        if is_local(folder):
+            os.listdir(folder.parent)  # noqa: PTH208 -- so that NFS looks again
 
 
 @dataclass(frozen=True)
@@ -322,32 +324,21 @@ def _identity(task: Task) -> Sequence[str]:
     return [task.name, task.digest, *(split.digest for split in task.splits.values())]
 
 
-def _piece(order: _Order, name: str, number: int) -> Array:
-    """Compute a piece of what all runs need, on a worker."""
-    return _precomputing(order).piece(name, number)
-
-
-def _joined(order: _Order, name: str, *pieces: Array) -> tuple[None, Array]:
-    """Put pieces together, on a worker; first a word that it is done."""
-    return None, _precomputing(order).joined(name, pieces)
-
-
-def _precomputing(order: _Order) -> Precomputing:
-    task = _workshop(order).plan.task
-    assert isinstance(task, Precomputing)  # noqa: S101 -- it was where it was ordered
-    return task
+def _computed(order: _Order, *asked: Any) -> tuple[None, Array]:
+    """See `computed`; first a word that it is done."""
+    return None, computed(_workshop(order).plan.task, *asked)
 
 
 def _make(order: _Order, parts: Mapping[str, Any], job: Job) -> str:
     """Do a job, on a worker; the address of its node."""
     workshop = _workshop(order)
     folder = workshop.plan.folder(job)
-    if not folder.exists():
-        workshop.take(parts)
+    if not is_there(folder):
+        workshop.lender.refs = parts
         if job.run is None:
             workshop.maker.base()
         else:
-            workshop.maker.run(job.run, folder, _Telling(part_of(folder)))
+            workshop.maker.run(job.run, folder, _Telling(shared_part_of(folder)))
     return str(ray.util.get_node_ip_address())
 
 
@@ -358,14 +349,7 @@ class _Workshop:
     key: bytes
     plan: Plan
     maker: Maker
-    taken: set[str] = field(default_factory=set)
-
-    def take(self, parts: Mapping[str, Any]) -> None:
-        """Have what others computed, as soon as it is there."""
-        for name in parts.keys() - self.taken:
-            assert isinstance(self.plan.task, Precomputing)  # noqa: S101 -- as above
-            self.plan.task.take(name, ray.get(parts[name]))
-            self.taken.add(name)
+    lender: StoreLender
 
 
 _workshops: list[_Workshop] = []
@@ -378,10 +362,12 @@ def _workshop(order: _Order) -> _Workshop:
         import torch
 
         torch.set_num_threads(order.seat.cpus)
-        plan = order.plan()
+        plan, lender = order.plan(), StoreLender({})
+        if isinstance(plan.task, Precomputing):
+            plan.task.lend(lender)
         device = torch.device("cuda" if order.seat.gpus else "cpu")
         maker = plan.maker(accelerator(device, amp=plan.amp), patience=_PATIENCE)
-        _workshops[:] = [_Workshop(key, plan, maker)]
+        _workshops[:] = [_Workshop(key, plan, maker, lender)]
     return _workshops[0]
 
 
@@ -395,12 +381,11 @@ class _Telling:
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + _TELL_SECONDS
         content = {"moment": asdict(moment), "scores": [asdict(score) for score in scores]}
-        new = self._file.with_name(f"{_PROGRESS}.new")
-        with suppress(OSError):  # A word on the way, no more; it may get lost.
+        # A word on the way, no more; it may get lost.
+        with suppress(OSError, LadleError), new_file(self._file) as new:
             new.write_text(json.dumps(content), "utf-8")
-            new.replace(self._file)
+        self._due = time.monotonic() + max(_TELL_SECONDS, (time.monotonic() - now) / _TELL_SHARE)
 
 
 def _read_progress(part: Path) -> tuple[Moment, list[Score]] | None:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ladle.checkpoint import is_local
 from ladle.errors import BadInput, ScoringFailed
 from ladle.evaluate.evaluator import Watch, unwatched
 from ladle.evaluate.store import Store
 from ladle.foreign import running
+from ladle.location import is_local
 from ladle.soup import Soup, is_adapter
 from ladle.soup.output import FILE_SUFFIXES, WriteOptions, write_file, write_folder
 from ladle.soup.record import record

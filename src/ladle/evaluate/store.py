@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from typing import Any
 
 from ladle.errors import BadInput, NoSpace
 from ladle.evaluate.arrays import ArrayFolder, ArrayMemory, Kept
-from ladle.files import part_of
+from ladle.files import fetch_folder, part_of
+from ladle.location import is_local
 from ladle.predictions import Array
 
 _VERSION = 2
@@ -172,12 +174,21 @@ class Store:
     def take_over(self, other: Path) -> None:
         """Have all that another store has, too; it keeps it. Arrays are linked where possible.
 
+        The other may lie behind a URL, where nobody writes to it.
+
         Raises:
             BadInput: the file is no store of this version.
             ValueError: this store is in memory.
         """
         if not isinstance(self._arrays, ArrayFolder):
             raise ValueError("a store in memory takes nothing over")  # noqa: TRY004
+        if not is_local(other):
+            with tempfile.TemporaryDirectory() as folder:
+                here = Path(folder) / other.name
+                here.write_bytes(other.read_bytes())
+                fetch_folder(arrays_of(other), arrays_of(here))
+                self.take_over(here)
+            return
         with self._lock, _telling(other):
             self._base.execute("ATTACH ? AS other", (str(other),))
         try:

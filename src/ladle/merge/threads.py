@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from ladle.checkpoint.location import keeping_open
+from ladle.checkpoint.reading import keeping_open
 from ladle.merge.slices import Scratch
 
 _MOST_THREADS = 8

@@ -76,7 +76,9 @@ def render(head: Head, sections: Sequence[Section], drawings: Mapping[str, Drawn
     )
 
 
+@cache
 def _environment() -> Environment:
+    """Once in a process: to compile the templates takes longer than to fill them."""
     environment = Environment(
         loader=PackageLoader("ladle.report"),
         autoescape=True,

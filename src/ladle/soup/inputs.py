@@ -11,12 +11,12 @@ from pathlib import Path
 from ladle.checkpoint import (
     Checkpoint,
     holds_weights,
-    is_local,
     is_weights_file,
-    located,
     open_checkpoint,
 )
 from ladle.errors import BadInput, UnreadableCheckpoint
+from ladle.files import is_unfinished
+from ladle.location import is_local, is_place, located
 from ladle.runs import Choice, Facts, Member, choose, facts_in, find_members, member_at, natural
 from ladle.soup.fingerprint import same_tensors
 from ladle.soup.pool import Content, Ingredient, Pool
@@ -89,7 +89,7 @@ def gather(
         BadInput: a path or glob leads to no checkpoint, or nothing is left to choose from.
         UnreadableCheckpoint: one that was named is damaged.
     """
-    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    given = [inputs] if is_place(inputs) else list(inputs)
     remarks: list[str] = []
     repeated: list[str] = []
     opened: list[_Opened] = []
@@ -177,7 +177,10 @@ def _is_ingredient(path: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    return path.suffix == ".part" or path.parent.suffix == ".part"
+    if path.suffix == ".part" or path.parent.suffix == ".part":
+        return True
+    # A URL has its own name before it is complete.
+    return not is_local(path) and is_unfinished(path)
 
 
 def _once(opened: Sequence[_Opened], remarks: list[str], repeated: list[str]) -> list[_Opened]:

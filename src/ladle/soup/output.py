@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,12 @@ from ladle.files import (
     check_room,
     claimed,
     clear_claimed,
+    discard,
     part_of,
     publish_file,
     publish_folder,
     refuse_existing,
+    shared_part_of,
     telling_full_disk,
 )
 from ladle.merge import with_dtype
@@ -95,8 +96,6 @@ def check_output(
             adapters without their base take two; or there is nothing for `rank` to truncate.
     """
     pool = list(pool)
-    if re.match(r"\w{2,}:/", str(output)):
-        raise BadInput(f"{output} is a URL; write to a local --output and copy it there")
     paths = {one.checkpoint.path for one in pool} | {one.found_in for one in pool if one.found_in}
     for place in (output.resolve(), part_of(output.resolve())):
         for path in sorted(paths, key=str):
@@ -162,7 +161,7 @@ def save(
             make_record = partial(record, soup, command=command, hashed=options.hashed)
             publish(soup, output, make_record, options, advance=advance)
         except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
+            discard(output)
             raise
     return output
 
@@ -192,18 +191,20 @@ def publish(
             kept = write_file(soup, work / output.name, options, make_record, advance=advance)
             for file in (record_of(output), output):
                 publish_file(work / file.name, file)
-            shutil.rmtree(work)
+            discard(output)
             return kept
-        copies, adapter = write_folder(soup, work, options, advance=advance)
+        shared = shared_part_of(output)
+        written = write_folder(soup, work, options, shared=shared, advance=advance)
+        adapter = written.adapter
         kept = {**make_record(), **({"adapter": adapter.record()} if adapter else {})}
         if evaluations is not None:
             lines = "".join(as_json(row) + "\n" for row in evaluations)
             (work / "evaluations.jsonl").write_text(lines, "utf-8")
         write_json(work / "soup.json", kept)
-        card = model_card(output.name, kept, evaluations or (), side_files=copies)
+        card = model_card(output.name, kept, evaluations or (), side_files=written.copies)
         (work / "README.md").write_text(card, "utf-8")
         finish(work)
-        publish_folder(output)
+        publish_folder(output, written.made_elsewhere)
     return kept
 
 
@@ -265,16 +266,27 @@ def room_for(pool: Pool, output: Path) -> int:
     return sum(file.stat().st_size for one in pool for file in adapter_of(one).files)
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a folder got beside its index: side files, by name; an adapter, if it is one; and shards
+    that other machines wrote, by name, and where they lie."""
+
+    copies: Mapping[str, Path]
+    adapter: WrittenAdapter | None = None
+    made_elsewhere: Mapping[str, Path] = field(default_factory=dict)
+
+
 def write_folder(
     soup: Soup,
     folder: Path,
     options: WriteOptions,
     *,
+    shared: Path | None = None,
     advance: Advance = lambda nbytes: None,
-) -> tuple[dict[str, Path], WrittenAdapter | None]:
+) -> Written:
     """Weights and side files into an existing folder.
 
-    Returns what was copied, by name, and what there is to say about an adapter.
+    `shared` is a folder in which other machines may write shards, if it is not the same.
     """
     layout = with_dtype(soup.layout, options.dtype)
     copies = side_files(soup.pool[0].checkpoint)
@@ -287,7 +299,9 @@ def write_folder(
             shutil.copyfileobj(source, copy)
     metadata = _Provenance(soup, options.hashed)
     if any(is_adapter(one.checkpoint) for one in soup.pool):
-        return copies, write_adapter(soup, folder, dtype=options.dtype, metadata=metadata)
+        adapter = write_adapter(soup, folder, dtype=options.dtype, metadata=metadata)
+        return Written(copies, adapter)
+    made_elsewhere: Mapping[str, Path] = {}
     shards = planned(layout, options.max_shard_bytes)
     if options.map is None or len(shards) == 1:
         with safetensors_files(folder, shards, metadata) as sink:
@@ -295,9 +309,9 @@ def write_folder(
     else:
         if options.hashed:
             soup.pool.hash_elsewhere(options.map)
-        write_elsewhere(
+        made_elsewhere = write_elsewhere(
             soup,
-            folder,
+            shared or folder,
             shards,
             Plain(metadata.final()),
             options.map,
@@ -306,7 +320,7 @@ def write_folder(
             advance=advance,
         )
     write_index(folder, shards)
-    return copies, None
+    return Written(copies, made_elsewhere=made_elsewhere)
 
 
 def read_record(output: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ladle.checkpoint.memory import check_whole
 from ladle.checkpoint.write import Plain, safetensors_file, torch_file
 from ladle.errors import BadInput, LayoutMismatch
 from ladle.files import new_file, refuse_existing
+from ladle.location import located
 from ladle.merge import Ingredients, Policy, Quotient, RunningSums, Sink, stream
 from ladle.merge.slices import read_bytes
 from ladle.merge.unaveraged import common_value
@@ -124,7 +125,7 @@ class RunningSoup:
             BadInput: the file's name has another suffix.
             NoSpace: the disk has too little room.
         """
-        path = Path(path)
+        path = located(path)
         if not is_file_output(path):
             raise BadInput(f"let {path} end in {' or '.join(FILE_SUFFIXES)}")
         refuse_existing(path, overwrite=overwrite, is_file=True, is_ours=True)

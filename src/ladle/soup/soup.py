@@ -20,6 +20,7 @@ from ladle.checkpoint import (
     taken_by,
 )
 from ladle.errors import BadInput, LayoutMismatch
+from ladle.location import located
 from ladle.merge import (
     Ingredients,
     Merge,
@@ -243,7 +244,8 @@ class Soup:
     def save(self, output: str | Path, *, overwrite: bool = False) -> Path:
         """Write the soup: a folder, or one file if `output` ends in .safetensors, .pt, .ckpt, ...
 
-        It appears complete or not at all; see `ladle.soup.output` for what is written.
+        `output` is a path, or the URL of a store that fsspec can write to. It appears complete or
+        not at all; see `ladle.soup.output` for what is written.
 
         Raises:
             OutputExists: `output` exists and `overwrite` is False.
@@ -251,7 +253,7 @@ class Soup:
         """
         from ladle.soup.output import save
 
-        return save(self, Path(output), overwrite=overwrite)
+        return save(self, located(output), overwrite=overwrite)
 
     def renamed_as(self, names: Collection[str]) -> Soup:
         """The same under other names, if they differ by the prefixes of wrappers alone."""

@@ -26,7 +26,6 @@ def claim(output: Path, ours: Mapping[str, object], runs: int) -> None:
             raise BadInput(f"{output} holds another sweep: {differ}; use another folder")
     elif output.exists() and any(output.iterdir()):
         raise BadInput(f"{output} is not empty and not a sweep; use another folder")
-    output.mkdir(parents=True, exist_ok=True)
     write_record(path, {**ours, "runs": runs})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,17 @@ import torch
 from torch import nn
 
 from ladle.errors import BadTask, Diverged
-from ladle.files import claimed, clear_claimed, part_of, publish_folder
+from ladle.files import (
+    claimed,
+    clear_claimed,
+    discard,
+    fetch_folder,
+    is_there,
+    publish_folder,
+    shared_part_of,
+    upload_folder,
+)
+from ladle.location import is_local
 from ladle.predictions import Predictions
 from ladle.runs.records import BASE, STEPS, VERSION, Score, step_name, write_run
 from ladle.soup import open_pool, uniform_soup
@@ -79,7 +88,7 @@ class Maker:
     def base(self) -> None:
         """Make the base, unless it is there."""
         folder = self._base_folder
-        if self.accelerator.is_main_process and not folder.exists():
+        if self.accelerator.is_main_process and not is_there(folder):
             with self._claimed(folder) as part:
                 if part is not None:
                     self._fill_base(part)
@@ -91,9 +100,12 @@ class Maker:
         if self.accelerator.is_main_process:
             with self._claimed(folder) as part:
                 if part is not None:
-                    turn = Turn(part)
+                    turn = Turn(shared_part_of(folder))
+                    if not is_local(folder):  # Another machine may have been at it.
+                        clear_claimed(part)
+                        fetch_folder(shared_part_of(folder) / STEPS, part / STEPS)
                     training, pause, log = self._taken_up(run, folder)
-                    _Work(self, folder.name, part, training, pause, log, on_moment, turn).do()
+                    _Work(self, folder, part, training, pause, log, on_moment, turn).do()
                     publish_folder(folder)
         else:
             training, _, _ = self._taken_up(run, folder)
@@ -105,8 +117,8 @@ class Maker:
     def _claimed(self, folder: Path) -> Iterator[Path | None]:
         """Where to work on `folder`; None if another finished it while we waited for it."""
         with claimed(folder, patience=self._patience) as part:
-            if folder.exists():
-                shutil.rmtree(part)
+            if is_there(folder):
+                discard(folder)
                 yield None
             else:
                 yield part
@@ -132,7 +144,7 @@ class Maker:
         training = FineTuning(
             self.task, model, run, self.accelerator, ema=self.keeping.ema, swa=self.keeping.swa
         )
-        pause = Pause(part_of(folder) / _STATE, self._identity(run))
+        pause = Pause(shared_part_of(folder) / _STATE, self._identity(run))
         log = Log()
         if kept := pause.read():
             training.load_state_dict(kept["training"])
@@ -186,10 +198,10 @@ class _Start:
 
 @dataclass
 class _Work:
-    """One run under way, in the folder `part`."""
+    """One run under way, to become `folder`, in the folder `part` of this machine."""
 
     maker: Maker
-    name: str
+    folder: Path
     part: Path
     training: FineTuning
     pause: Pause
@@ -220,7 +232,7 @@ class _Work:
                 self._save_end()
         self.maker.record(
             self.part,
-            self.name,
+            self.folder.name,
             run=training.run,
             step=training.done,
             training_loss=training.losses,
@@ -262,8 +274,10 @@ class _Work:
         self.maker.task.save(model, folder)
         scores = [self.maker.score(model, step)]
         self.maker.record(
-            folder, f"{self.name}/{name}", run=self.training.run, step=step, scores=scores
+            folder, f"{self.folder.name}/{name}", run=self.training.run, step=step, scores=scores
         )
+        if not is_local(self.folder):
+            upload_folder(folder, shared_part_of(self.folder) / name)
 
     def _state(self) -> dict[str, Any]:
         self.turn.check()

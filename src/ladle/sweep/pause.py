@@ -38,7 +38,8 @@ class Pause:
         if not self._file.is_file():
             return None
         try:
-            kept = torch.load(self._file, map_location="cpu", weights_only=True)
+            with self._file.open("rb") as file:
+                kept = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError):
             return None  # A disk has damaged it; the run begins again.
         if kept["identity"] != self._identity:

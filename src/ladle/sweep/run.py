@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ladle.checkpoint import holds_weights
 from ladle.errors import BadInput, BadTask
+from ladle.files import is_there, part_of, remove_folder, upload_folder
+from ladle.location import is_local, located
 from ladle.runs.records import RUN_RECORD, read_record
 from ladle.sweep.claim import claim
 from ladle.sweep.crew import Crew, Here, Job, Plan
@@ -42,13 +44,14 @@ def sweep(
 ) -> list[Path]:
     """Fine-tune `runs` ingredients from one base; the folders of the good ones, in order.
 
-    `output` gets sweep.json, optuna.journal (an Optuna study, whose trial i is run i), base/ (from
-    which every run starts) and run-0000/, run-0001/ ..., each with what `task.save` writes and a
-    run.json; and held_out.txt, if the held-out examples were cut out of the training examples, with
-    their names. A folder appears when it is complete. What an interrupted call had finished is
-    kept and the run that it was in goes on from its last state, so calling again continues, with
-    the same bytes; and calling with more runs extends. A run that diverges, or has not enough
-    memory, leaves a run.json that says so, and no weights.
+    `output`, a path or a URL that fsspec can write to, gets sweep.json, optuna.journal (an Optuna
+    study, whose trial i is run i), base/ (from which every run starts) and run-0000/, run-0001/
+    ..., each with what `task.save` writes and a run.json; and held_out.txt, if the held-out
+    examples were cut out of the training examples, with their names. A folder appears when it is
+    complete. What an interrupted call had finished is kept and the run that it was in goes on from
+    its last state, so calling again continues, with the same bytes; and calling with more runs
+    extends. A run that diverges, or has not enough memory, leaves a run.json that says so, and no
+    weights.
 
     Under `accelerate launch`, its processes share each run.
 
@@ -73,7 +76,7 @@ def sweep(
     # Before torch is loaded, which takes a second.
     if runs < 1:
         raise BadInput(f"a sweep of {runs} runs makes nothing; ask for at least 1")
-    output = Path(output)
+    output = located(output)
     space = space_of(task) if space is None else space
     drawn = space.runs(seed, runs, points=points)
     keeping = Keeping() if keeping is None else keeping
@@ -103,20 +106,22 @@ def sweep(
         if retry_failed:
             _forget_failed(output)
     plan = Plan(task, output, head, keeping, amp)
-    story = Story(
-        [steps_of(task, run) for run in drawn],
-        Study(output, f"{task.name}-{seed}", task.metric, space, drawn) if crew.is_main else None,
-        on_step if crew.is_main else no_step,
-    )
+    steps = [steps_of(task, run) for run in drawn]
     jobs = [Job(number, run) for number, run in enumerate(drawn, 1)]
     folders = [plan.folder(job) for job in jobs]
-    is_made = [folder.exists() for folder in folders]
-    crew.make(plan, [Job(0)], story)
-    for job, folder, made in zip(jobs, folders, is_made, strict=True):
-        if made:
-            story.ends(job.number, folder)
-    left = [job for job, made in zip(jobs, is_made, strict=True) if not made]
-    crew.make(plan, left, story)
+    is_made = [is_there(folder) for folder in folders]
+    with ExitStack() as stack:
+        study = None
+        if crew.is_main:
+            books = stack.enter_context(_books(output))
+            study = Study(books, f"{task.name}-{seed}", task.metric, space, drawn)
+        story = Story(steps, study, on_step if crew.is_main else no_step)
+        crew.make(plan, [Job(0)], story)
+        for job, folder, made in zip(jobs, folders, is_made, strict=True):
+            if made:
+                story.ends(job.number, folder)
+        left = [job for job, made in zip(jobs, is_made, strict=True) if not made]
+        crew.make(plan, left, story)
     return [folder for folder in folders if holds_weights(folder)]
 
 
@@ -133,11 +138,31 @@ def space_of(task: Trainable) -> Space:
     return Space.from_table(table, f"the space of task {task.name}")
 
 
+@contextmanager
+def _books(output: Path) -> Iterator[Path]:
+    """Where Optuna writes its journal: in the sweep's folder, or, as it needs the locks of a disk,
+    on this machine, from where it is put behind a URL in the end."""
+    if is_local(output):
+        yield output
+        return
+    from ladle.sweep.study import JOURNAL
+
+    here = part_of(output)
+    here.mkdir(parents=True, exist_ok=True)
+    try:
+        yield here
+    finally:
+        upload_folder(here, output)
+    (here / JOURNAL).unlink()
+    here.rmdir()
+
+
 def _forget_failed(output: Path) -> None:
     """Remove runs that failed, and the journal, which is written anew from those that are there."""
     from ladle.sweep.study import JOURNAL
 
     for record in output.glob(f"run-*/{RUN_RECORD}"):
         if read_record(record).get("failed") is not None:
-            shutil.rmtree(record.parent)
-            (output / JOURNAL).unlink(missing_ok=True)
+            remove_folder(record.parent)
+            for folder in (output, part_of(output)):
+                (folder / JOURNAL).unlink(missing_ok=True)

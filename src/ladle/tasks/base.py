@@ -253,12 +253,16 @@ class Mixable(Protocol):
         ...
 
 
+Lender = Callable[[str, int], Array]
+"""Gives a part of this name and so many pieces; it may be read-only memory."""
+
+
 @runtime_checkable
 class Precomputing(Protocol):
-    """What a task may offer beyond `Trainable`: what it computes once, for all runs of a sweep.
+    """What a task may offer beyond `Task`: what it computes once, for all models that share it.
 
-    Where many processes make the runs, each piece is computed by one of them; the part that pieces
-    make together is given to all.
+    Where many processes train or evaluate, each piece is computed by one of them; the part that
+    pieces make together is lent to all.
     """
 
     def parts(self) -> Mapping[str, int]:
@@ -273,6 +277,10 @@ class Precomputing(Protocol):
         """A part of all its pieces, in order."""
         ...
 
-    def take(self, name: str, part: Array) -> None:
-        """Use a part that other processes computed; it may be read-only memory."""
+    def lend(self, lender: Lender) -> None:
+        """From now on, ask `lender` for a part when it is first needed, and do not compute it here.
+
+        An error that it raises has to go through to whoever called the task; the part is then asked
+        for again.
+        """
         ...

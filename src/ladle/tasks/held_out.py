@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ladle.errors import BadInput, BadTask
+from ladle.files import new_file
+from ladle.location import located
 from ladle.tasks.base import Drawn, Split
 from ladle.wording import some
 
@@ -177,7 +179,8 @@ def write_list(split: Split, path: str | Path) -> None:
             f"split {split.name!r} was not cut out of the training examples, so there is no choice "
             "to write down; give held-out as a rule, as in { per_class = 26 }"
         )
-    Path(path).write_text("\n".join(split.drawn.names) + "\n", "utf-8")
+    with new_file(located(path)) as part:
+        part.write_text("\n".join(split.drawn.names) + "\n", "utf-8")
 
 
 def _listed(where: str, file: Path, names: Sequence[str]) -> tuple[Flags, Drawn]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ladle.errors import BadInput, BadTask, MissingExtra
 from ladle.predictions import Array, ExampleNumbers, Metric, accuracy
 from ladle.predictions.metrics import mse
-from ladle.tasks.base import Advance, Role, Split, no_progress
+from ladle.tasks.base import Advance, Lender, Role, Split, no_progress
 from ladle.tasks.text_files import Text, read_texts
 from ladle.tasks.text_splits import Texts, as_split, check_splits
 from ladle.tasks.text_tokens import PackedTokens, pad, without_some
@@ -45,7 +45,7 @@ _TOKENIZER = (
 # One head, and one start for parts that the pre-trained file lacks, in every process.
 _INITIAL_SEED = 0
 # Texts that go through frozen layers together, and how many such batches are a piece of the work.
-_STATES_BATCH, _STATES_BATCHES = 64, 16
+_STATES_BATCH, _STATES_BATCHES = 64, 4
 # Tokens: a word, or two, and what tokenizers put around and between.
 _SHORTEST, _SHORTEST_PAIR = 3, 6
 
@@ -114,6 +114,7 @@ class TextClassification:
         # all examples or, under another key, of some.
         self._tokens: dict[str, PackedTokens] = {}
         self._states: dict[str, Tensor] = {}
+        self._lender: Lender | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -371,8 +372,11 @@ class TextClassification:
         key = split if is_whole else f"{split}/{hashlib.sha256(some.tobytes()).hexdigest()}"
         if key not in self._states:
             dealt = self._dealt(split, None if is_whole else some)
-            pieces = (self._said(split, batches) for batches in dealt)
-            self._states[key] = self._assembled(split, dealt, pieces)
+            if self._lender and is_whole:
+                self._states[key] = _tensor(self._lender(split, len(dealt)))
+            else:
+                pieces = (self._said(split, batches) for batches in dealt)
+                self._states[key] = self._assembled(split, dealt, pieces)
         return self._states[key]
 
     def _dealt(self, split: str, some: ExampleNumbers | None = None) -> list[list[list[Tensor]]]:
@@ -427,8 +431,8 @@ class TextClassification:
         states: Array = self._assembled(name, self._dealt(name), map(_tensor, pieces)).numpy()
         return states
 
-    def take(self, name: str, part: Array) -> None:
-        self._states[name] = _tensor(part)
+    def lend(self, lender: Lender) -> None:
+        self._lender = lender
 
     def _stops_at_trunk(self, model: nn.Module) -> bool:
         """Whether gradients go no further down than to what the frozen part says."""

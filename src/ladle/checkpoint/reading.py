@@ -1,7 +1,4 @@
-"""Where checkpoints lie: paths of this machine, and URLs of any store that fsspec knows.
-
-A URL becomes a `UPath`, which has the methods of `pathlib.Path` and is typed as one here.
-"""
+"""Reading the bytes of checkpoints, wherever they lie."""
 
 from __future__ import annotations
 
@@ -14,44 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ladle.checkpoint.base import Bytes
-from ladle.errors import BadInput, MissingExtra
-
-
-def located(given: str | Path) -> Path:
-    """The path, or the path-like object of a URL such as `s3://bucket/runs`.
-
-    Raises:
-        BadInput: the URL is of no store that fsspec knows, or needs a library that is missing.
-    """
-    if not isinstance(given, str):
-        return given
-    if "://" not in given:
-        return Path(given).expanduser()
-    try:
-        from upath import UPath
-    except ImportError:
-        raise MissingExtra("universal-pathlib (for URLs)", "remote") from None
-    try:
-        found = UPath(given)
-        found.fs  # noqa: B018 -- made here, so that a missing library is told now
-    except (ImportError, ValueError) as error:
-        raise BadInput(f"{given} cannot be opened: {error}") from error
-    return cast(Path, found)
-
-
-def is_local(path: Path) -> bool:
-    """Whether the file system of this machine has it."""
-    return isinstance(path, Path)
-
-
-def readable(path: Path) -> bool:
-    """Whether this machine can read a file or folder, whatever there may be in it."""
-    if is_local(path):
-        return os.access(path, os.R_OK)
-    try:
-        return path.exists()
-    except Exception:  # noqa: BLE001 -- each store of fsspec has errors of its own
-        return False
 
 
 def opened(path: Path) -> BinaryIO:
@@ -141,7 +100,7 @@ def fetch_remote(path: Path, offset: int, out: Bytes) -> None:
         EOFError: the file ends too early; its argument is the file.
     """
     remote: Any = path
-    found = remote.fs.cat_file(remote.path, offset, offset + out.nbytes)
+    found = remote.fs.cat_file(remote.path, start=offset, end=offset + out.nbytes)
     if len(found) != out.nbytes:
         raise EOFError(path)
     out.data[:] = found

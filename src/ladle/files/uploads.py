@@ -201,7 +201,9 @@ def _write_empty(url: Path) -> None:
 
 
 def _make_parents(url: Path) -> None:
-    if url.drive:
+    from upath.implementations.cloud import CloudPath
+
+    if isinstance(url, CloudPath):
         return  # A store of buckets, which has no folders; asked for one, it may make a bucket.
     _store(url).makedirs(_name(url.parent), exist_ok=True)
 

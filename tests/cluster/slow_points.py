@@ -29,10 +29,10 @@ STEPS = 150
 """Of a run: 3 epochs of 50."""
 
 
-def write_slow(folder: Path) -> None:
+def write_slow(folder: Path, *, epochs: int = 3) -> None:
     """task.py with the task Slow, and space.toml."""
     (folder / "task.py").write_text(TASK)
-    (folder / "space.toml").write_text("epochs = 3\nbatch_size = 1\ndropout = 0.1\n")
+    (folder / "space.toml").write_text(f"epochs = {epochs}\nbatch_size = 1\ndropout = 0.1\n")
 
 
 def steps(folder: Path) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ladle.checkpoint.base import Bytes, Envelope, Layout
 from ladle.checkpoint.hashing import RunningSha256
+from ladle.checkpoint.near import Near
 from ladle.checkpoint.reading import fetch_remote, fill, opened_raw
 from ladle.checkpoint.regions import Region
 from ladle.errors import UnreadableCheckpoint
@@ -33,6 +34,7 @@ class StoredCheckpoint:
     """Size and time of change (ns) of each file when it was opened."""
 
     sums: dict[Path, RunningSha256] = field(default_factory=dict, compare=False, repr=False)
+    near: Near = field(default_factory=Near, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.stamps:
@@ -81,13 +83,25 @@ class StoredCheckpoint:
 
     def _read(self, file: Path, offset: int, out: Bytes) -> None:
         if not is_local(file):
-            self._check_unchanged(file, file.stat())
-            fetch_remote(file, offset, out)
+            self._read_remote(file, offset, out)
             return
         # No mapping of the file: it may be replaced or cut while we read, which would be a
         # crash, and its pages would count as ours.
         with opened_raw(file) as descriptor:
             self._check_unchanged(file, os.fstat(descriptor))
+            if fill(descriptor, offset, out) < out.nbytes:
+                raise EOFError(file)
+
+    def _read_remote(self, file: Path, offset: int, out: Bytes) -> None:
+        def check() -> None:
+            self._check_unchanged(file, file.stat())
+
+        copy = self.near.copy_of(file, self.stamps[file][0], out.nbytes, check)
+        if copy is None:
+            check()
+            fetch_remote(file, offset, out)
+            return
+        with opened_raw(copy) as descriptor:
             if fill(descriptor, offset, out) < out.nbytes:
                 raise EOFError(file)
 

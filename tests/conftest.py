@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
 
+
+# A shell that starts us in the background lets us ignore Ctrl-C, and what we start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray notes the last cluster of a machine in here, and `auto` would join that of another process of
 # tests. Short, for sockets lie in it, whose paths may have about a hundred characters.

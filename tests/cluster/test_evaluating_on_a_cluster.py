@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import ray
 import slow_digits  # noqa: F401 -- finds the neighbours' tests
+from machines import node_of, nodes
 from ray.cluster_utils import Cluster as LocalCluster
 
 import ladle
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 LADLE = Path(sys.executable).with_name("ladle")
 TASK = f"{HERE / 'slow_digits.py'}:task"
-NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 BATCH = 16
 
 
@@ -50,14 +50,8 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def local(marks: Path) -> Iterator[LocalCluster]:
     """Two nodes of two CPUs; this process is connected to them."""
-    found = LocalCluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    try:
-        found.add_node(**NODE)
-        ray.init(found.address, log_to_driver=False, configure_logging=False)
+    with nodes(2, 2, connected=True) as found:
         yield found
-    finally:
-        ray.shutdown()
-        found.shutdown()
 
 
 @pytest.fixture
@@ -245,7 +239,7 @@ def test_a_node_that_leaves_takes_nothing_along(
     marks: Path,
     tmp_path: Path,
 ) -> None:
-    further = local.add_node(**NODE)
+    further = local.add_node(**node_of(2))
     try:
         # More than the two others have room for.
         with workers(cluster, 6) as crew:

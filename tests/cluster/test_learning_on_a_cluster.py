@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+from machines import nodes
 from ray.cluster_utils import Cluster as LocalCluster
 
 import ladle
@@ -26,7 +27,6 @@ from ladle.tasks.load import loader
 
 pytestmark = pytest.mark.slow
 LADLE = Path(sys.executable).with_name("ladle")
-NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 WAYS: list[dict[str, Any]] = [
     {"by_layer": True, "epochs": 2},
     {"affine": True, "ingredients_per_step": 2, "examples_per_step": 64, "epochs": 1},
@@ -38,14 +38,8 @@ def local() -> Iterator[LocalCluster]:
     """Two nodes with two CPUs each; this process is connected to them."""
     # What the tests define has to reach the workers by value: they cannot import it.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    found = LocalCluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    try:
-        found.add_node(**NODE)
-        ray.init(found.address, log_to_driver=False, configure_logging=False)
+    with nodes(2, 2, connected=True) as found:
         yield found
-    finally:
-        ray.shutdown()
-        found.shutdown()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import cloudpickle
 import pytest
 import ray
 import torch
+from machines import node_of, nodes
 from ray.cluster_utils import Cluster
 
 import ladle
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.slow
 LADLE = Path(sys.executable).with_name("ladle")
 OPTIONS = WriteOptions(max_shard_bytes=2_000_000)
 ON_CLUSTER = replace(OPTIONS, map=Tasks(2), threads=1)
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,8 @@ def cluster() -> Iterator[Cluster]:
     # What the tests define has to reach the workers by value: they cannot import it.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    try:
-        found.add_node(**NODE)
-        ray.init(found.address, log_to_driver=False, configure_logging=False)
+    with nodes(1, 1, connected=True) as found:
         yield found
-    finally:
-        ray.shutdown()
-        found.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +151,7 @@ class Slow:
 def test_a_node_that_is_removed_is_done_without(
     cluster: Cluster, runs: list[Path], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    extra = cluster.add_node(**NODE)
+    extra = cluster.add_node(**node_of(1))
     cluster.wait_for_nodes()
     done: list[object] = []
 

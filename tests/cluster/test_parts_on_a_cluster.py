@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from machines import node_of, nodes
 from ray.cluster_utils import Cluster as LocalCluster
 from test_evaluating_on_a_cluster import contents, evaluator, singles, workers
 
@@ -26,7 +27,6 @@ from ladle.tasks import TextClassification, load_task
 from reviews import write_task
 
 pytestmark = pytest.mark.slow
-NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 PIECES = 6
 """Of each split: 16 texts, three at a time."""
 FROZEN = """
@@ -54,16 +54,8 @@ def task():
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalCluster]:
     """Two nodes of two CPUs, beside one without, to which this process is connected."""
-    head = {**NODE, "num_cpus": 0, "include_dashboard": False}
-    found = LocalCluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            found.add_node(**NODE)
-        ray.init(found.address, log_to_driver=False, configure_logging=False)
+    with nodes(0, 2, 2, connected=True) as found:
         yield found
-    finally:
-        ray.shutdown()
-        found.shutdown()
 
 
 @pytest.fixture
@@ -261,7 +253,7 @@ def test_what_is_lost_with_its_node_is_computed_again(
         said(evaluate, soups[:1])
         before = list(local.worker_nodes)
         for _ in before:
-            local.add_node(**NODE)
+            local.add_node(**node_of(2))
         for node in before:
             local.remove_node(node, False)
         assert said(evaluate, soups) == said(alone(kitchen), soups)

@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
+from machines import node_of, nodes, wait_for
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.cluster_utils import Cluster
@@ -23,18 +22,13 @@ from reviews import write_task
 from sweep_files import files
 
 pytestmark = pytest.mark.slow
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes with a CPU each."""
-    found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    try:
-        found.add_node(**NODE)
+    with nodes(1, 1) as found:
         yield found
-    finally:
-        found.shutdown()
 
 
 @pytest.fixture
@@ -65,13 +59,6 @@ def done(folder: Path, output: str, *more: str) -> str:
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def states(folder: Path) -> list[Path]:
@@ -128,7 +115,7 @@ def test_a_run_whose_worker_is_killed_goes_on(cluster: Cluster, folder: Path) ->
 def test_a_run_whose_node_is_removed_goes_on_at_another(cluster: Cluster, folder: Path) -> None:
     done(folder, "alone", "--runs", "2")
     (folder / "steps.log").touch()
-    node = cluster.add_node(**NODE)
+    node = cluster.add_node(**node_of(1))
     cluster.remove_node(next(iter(cluster.worker_nodes - {node})), allow_graceful=False)
     process = started(folder, "out", "--runs", "2", "--ray", cluster.address)
     wait_for(lambda: len(states(folder)) == 2 and at_work(folder, least=140))
@@ -136,7 +123,7 @@ def test_a_run_whose_node_is_removed_goes_on_at_another(cluster: Cluster, folder
     try:
         _, said = process.communicate(timeout=300)
     finally:
-        cluster.add_node(**NODE)
+        cluster.add_node(**node_of(1))
     assert process.returncode == 0, said
     assert "died" in said
     assert files(folder / "out") == files(folder / "alone")
@@ -220,7 +207,7 @@ def test_another_version_of_ladle_on_a_node(cluster: Cluster, folder: Path, tmp_
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ladle\nVersion: 9.9\n")
     paths = f"{installed.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": paths})
+    node = cluster.add_node(**node_of(1), env_vars={"PYTHONPATH": paths})
     try:
         line = refused(folder, "--ray", cluster.address)
     finally:

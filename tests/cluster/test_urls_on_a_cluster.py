@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from machines import nodes, wait_for
 from ray.cluster_utils import Cluster
 from slow_points import STEPS, steps, write_slow
 
@@ -24,19 +24,13 @@ from states import generator, save_shards
 
 pytestmark = pytest.mark.slow
 LADLE = Path(sys.executable).with_name("ladle")
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes with a CPU each, and an S3 server that they reach."""
-    with s3_server():
-        found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        try:
-            found.add_node(**NODE)
-            yield found
-        finally:
-            found.shutdown()
+    with s3_server(), nodes(1, 1) as found:
+        yield found
 
 
 def started(*command: object) -> subprocess.Popen[str]:
@@ -67,13 +61,6 @@ def timeless(found: dict[str, bytes]) -> dict[str, Any]:
         elif not name.endswith((".journal", "report.html", ".sqlite")):
             kept[name] = content
     return kept
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def states(url: str) -> list[str]:
